@@ -1,0 +1,300 @@
+"""The whole experiment as typed, validated values.
+
+Every field has a description (``textgan config show`` prints it) and a default that can be trained as it is.
+Checks of one field stand in its type, checks across fields in the validators below; checks that need the
+corpus (vocabulary, lengths) are made where the corpus is read. Reading and writing files is in
+``configfile.py``. Models never see these classes: the training code hands them plain values.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Data(Section):
+    source: str = Field(
+        "stories",
+        description="what to learn from: a .txt, .jsonl or .csv file, a folder of them, or a name: stories, "
+        "stories-zh (embedded grammars), lstm-oracle (SeqGAN's), nltk:CORPUS, hf:DATASET[:CONFIG]",
+    )
+    dev: str | None = Field(None, description="file of the dev split; none: split off by content hash")
+    test: str | None = Field(None, description="file of the test split; none: split off by content hash")
+    dev_fraction: Rate = Field(0.05, description="share of texts split off as dev where no dev file is given")
+    test_fraction: Share = Field(
+        0.05, description="share of texts split off as test where no test file is given"
+    )
+    format: Literal["auto", "lines", "paragraphs", "endoftext", "jsonl", "csv"] = Field(
+        "auto", description="how texts stand in the files"
+    )
+    field: str = Field("text", description="name of the field that holds the text, for jsonl and csv")
+    encoding: str = Field("utf-8", description="character encoding of the files")
+    size: Positive = Field(20000, description="number of texts drawn from an embedded grammar or oracle")
+    seed: NotNegative = Field(
+        0, description="seed of that draw (apart from the training seed, so seeds share data)"
+    )
+    oracle_length: Positive = Field(20, description="tokens in each text of lstm-oracle (papers: 20 and 40)")
+    dedupe: bool = Field(True, description="drop exact duplicates inside a split")
+    lowercase: bool = Field(False, description="lower-case all texts")
+    max_chars: Positive = Field(100_000, description="refuse a text longer than this many characters")
+    too_long: Literal["drop", "window"] = Field(
+        "drop", description="texts longer than generator.block_size: leave out, or cut into windows"
+    )
+
+    @model_validator(mode="after")
+    def _fractions(self):
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"dev_fraction={self.dev_fraction} and test_fraction={self.test_fraction} leave nothing to "
+                "train on; their sum must be below 1"
+            )
+        return self
+
+
+class Tokenizer(Section):
+    kind: Literal["word", "char", "bpe"] = Field("word", description="unit of the model's vocabulary")
+    vocab_size: Positive | None = Field(
+        None, description="largest vocabulary, special tokens included; none: all (bpe: 8000)"
+    )
+    min_count: Positive = Field(1, description="words or characters seen less often become <unk>")
+
+
+class Generator(Section):
+    block_size: Annotated[int, Field(ge=2)] = Field(64, description="longest input in tokens (text + 1)")
+    n_layer: Positive = Field(4, description="Transformer blocks")
+    n_head: Positive = Field(4, description="attention heads")
+    n_embd: Positive = Field(256, description="width")
+    dropout: Beta = Field(0.1, description="dropout of embeddings, attention and residual branches")
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        check_divisible("generator", self.n_embd, self.n_head)
+        return self
+
+
+class Discriminator(Section):
+    kind: Literal["transformer", "cnn"] = Field("transformer", description="architecture of the critic")
+    n_embd: Positive = Field(128, description="width of the embedding (cnn: all representations together)")
+    dropout: Beta = Field(0.1, description="dropout")
+    spectral_norm: bool = Field(False, description="spectral normalisation of the critic's weights")
+    n_layer: Positive = Field(2, description="Transformer blocks (transformer)")
+    n_head: Positive = Field(4, description="attention heads (transformer)")
+    n_representations: Positive = Field(1, description="embedded representations (cnn; RelGAN: 64)")
+    channels: Positive = Field(128, description="filters of each width (cnn)")
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.kind == "transformer":
+            check_divisible("discriminator", self.n_embd, self.n_head)
+        elif self.n_embd % self.n_representations:
+            raise ValueError(
+                f"discriminator.n_embd={self.n_embd} is not divisible by "
+                f"discriminator.n_representations={self.n_representations}"
+            )
+        return self
+
+
+class MLE(Section):
+    max_steps: Positive = Field(2000, description="generator updates")
+    batch_size: Positive = Field(64, description="texts an update")
+    accumulate: Positive = Field(1, description="micro-batches that a batch is split into, to save memory")
+    lr: Rate = Field(1e-3, description="peak learning rate (AdamW)")
+    final_lr_ratio: Share = Field(0.1, description="learning rate at the end of the cosine, as a share of lr")
+    warmup_steps: NotNegative = Field(100, description="steps of linear warm-up")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's betas")
+    weight_decay: Weight = Field(0.1, description="AdamW's weight decay, on matrices only")
+    grad_clip: Weight = Field(1.0, description="largest gradient norm; 0: no clipping")
+    ema: Beta = Field(0.995, description="decay of the weight average that is evaluated and sampled; 0: none")
+    patience: NotNegative = Field(
+        0, description="stop after this many evaluations without a better dev NLL; 0: never"
+    )
+    calibrate: bool = Field(
+        True,
+        description="at the end, fit the softmax temperature and the <unk> bias on dev and fold them into the weights",
+    )
+
+
+class Adversarial(Section):
+    max_steps: Positive = Field(500, description="generator updates")
+    init_from: str | None = Field(
+        None, description="run or checkpoint to start from, instead of a MLE phase in this run"
+    )
+    loss: Literal["non_saturating", "hinge", "least_squares", "wasserstein", "rsgan", "ragan"] = Field(
+        "rsgan", description="GAN loss"
+    )
+    estimator: Literal["soft", "relgan", "straight_through", "gapped", "gumbel_rao", "reinmax"] = Field(
+        "straight_through", description="gradient estimator through the sampled tokens"
+    )
+    rao_samples: Positive = Field(8, description="conditional Gumbel draws of gumbel_rao")
+    hops: NotNegative = Field(
+        0, description="hops of gradient through the fed-back tokens (soft feedback only)"
+    )
+    tau_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
+        "constant", description="how tau goes from tau_start to tau_end over the phase"
+    )
+    tau_start: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="relaxation temperature at the start (divides the logits)"
+    )
+    tau_end: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="relaxation temperature at the end"
+    )
+    batch_size: Positive = Field(64, description="real texts, and fakes, an update")
+    accumulate: Positive = Field(1, description="micro-batches that a batch is split into, to save memory")
+    d_steps: Positive = Field(1, description="discriminator updates before each generator update")
+    d_pretrain_steps: NotNegative = Field(
+        100, description="discriminator updates before the first generator update"
+    )
+    lr: Rate = Field(5e-5, description="learning rate of the generator")
+    lr_d: Rate = Field(2e-4, description="learning rate of the discriminator (TTUR: larger than lr)")
+    final_lr_ratio: Share = Field(
+        0.1, description="learning rates at the end of the cosine, as a share of the peak"
+    )
+    warmup_steps: NotNegative = Field(20, description="steps of linear warm-up")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's betas, generator")
+    betas_d: tuple[Beta, Beta] = Field((0.5, 0.98), description="AdamW's betas, discriminator")
+    weight_decay: Weight = Field(0.1, description="AdamW's weight decay, generator, on matrices only")
+    weight_decay_d: Weight = Field(0.1, description="AdamW's weight decay, discriminator, on matrices only")
+    grad_clip: Weight = Field(1.0, description="largest gradient norm of either network; 0: no clipping")
+    ema: Beta = Field(0.99, description="decay of the weight average that is evaluated and sampled; 0: none")
+    mle_weight: Weight = Field(1.0, description="weight of the MLE loss that is kept beside")
+    kl_weight: Weight = Field(0.0, description="weight of KL(parent || generator) on real text, nats a token")
+    adv_weight: Weight = Field(1.0, description="weight of the adversarial loss where adv_ratio is none")
+    adv_ratio: Annotated[float, Field(gt=0)] | None = Field(
+        0.2, description="hold the adversarial gradient at this fraction of the MLE gradient norm; none: off"
+    )
+    token_weight: Weight = Field(
+        0.0, description="weight of the critic's scores token by token beside its score of the whole text"
+    )
+    r1: Weight = Field(0.0, description="R1 penalty: gradient of D on real embeddings")
+    r2: Weight = Field(0.0, description="R2 penalty: gradient of D on fake embeddings")
+    gradient_penalty: Weight = Field(0.0, description="WGAN-GP penalty between real and fake embeddings")
+    penalty_every: Positive = Field(
+        1, description="compute the penalties every so many D updates (weights scale up)"
+    )
+    replay_batches: NotNegative = Field(0, description="past fake batches kept for the discriminator; 0: off")
+    replay_share: Share = Field(0.5, description="share of a D batch drawn from them")
+    patience: NotNegative = Field(
+        0, description="stop after this many evaluations without a better dev NLL; 0: never"
+    )
+    max_nll_rise: Weight | None = Field(
+        0.5, description="stop when dev NLL is this far above the parent's, nats a token; none: never"
+    )
+
+    @model_validator(mode="after")
+    def _together(self):
+        problems = []
+        if self.adv_ratio is not None and self.mle_weight == 0:
+            problems.append("adv_ratio needs mle_weight above 0 (set adv_ratio: none to use adv_weight)")
+        if self.adv_ratio is None and self.adv_weight == 0:
+            problems.append("adv_weight=0 leaves no adversarial loss; raise it or drop the section")
+        if self.tau_end > self.tau_start:
+            problems.append(
+                f"tau_end={self.tau_end} is above tau_start={self.tau_start}; tau divides and goes down"
+            )
+        if self.tau_schedule == "constant" and self.tau_end != self.tau_start:
+            problems.append("tau_schedule=constant needs tau_end equal to tau_start")
+        if self.estimator == "reinmax" and self.tau_end < 1:
+            problems.append(f"estimator=reinmax needs tau of at least 1, tau_end is {self.tau_end}")
+        if self.hops and self.estimator != "soft":
+            problems.append(f"hops={self.hops} needs estimator=soft; {self.estimator} feeds back hard tokens")
+        if self.batch_size % self.accumulate:
+            problems.append(f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Evaluation(Section):
+    every: Positive = Field(200, description="steps between two evaluations")
+    samples: Annotated[int, Field(ge=2)] = Field(
+        1000, description="texts generated and scored at each of them"
+    )
+    final_samples: Annotated[int, Field(ge=2)] = Field(
+        2000, description="texts generated and scored at the end of each phase"
+    )
+    seed: NotNegative = Field(
+        1234, description="seed of the generated texts: the same noise at each evaluation"
+    )
+    tokenize: Literal["words", "whitespace", "chars"] = Field(
+        "words", description="units that BLEU, distinct-n and their kin count, whatever the model's tokenizer"
+    )
+    max_references: Positive = Field(
+        10_000, description="at most this many dev texts as references of BLEU (the first in file order)"
+    )
+    batch_size: Positive = Field(128, description="texts in a batch of sampling and of held-out NLL")
+    prompts: list[str] = Field([], description="openings continued at each evaluation, at fixed seeds")
+    show: Positive = Field(5, description="free samples written to TensorBoard at each evaluation")
+
+
+class Checkpoint(Section):
+    every: Positive = Field(200, description="steps between two checkpoints")
+    keep_last: Positive = Field(2, description="how many of them to keep, beside the best and the parent")
+
+
+class Config(Section):
+    """One experiment: what is trained on what, and how it is watched."""
+
+    name: str = Field(
+        "run",
+        pattern=r"^[\w.-]+$",
+        description="name of the run's folder under runs/ (letters, digits, . _ -)",
+    )
+    seed: NotNegative = Field(0, description="seed of weights, batches, dropout and training samples")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to train; auto: GPU if there is one"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast of the networks; losses and noise stay float32"
+    )
+    threads: NotNegative = Field(
+        0, description="CPU threads; 0: all cores. A resumed run needs the same number"
+    )
+    log_every: Positive = Field(20, description="steps between two records of the training losses")
+    data: Data = Data()
+    tokenizer: Tokenizer = Tokenizer()
+    generator: Generator = Generator()
+    discriminator: Discriminator = Discriminator()
+    mle: MLE | None = Field(MLE(), description="the phase of maximum likelihood; none: skip")
+    adversarial: Adversarial | None = Field(None, description="the adversarial phase; none: skip")
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _phases(self):
+        if self.mle is None and self.adversarial is None:
+            raise ValueError("nothing to train: give a `mle` section, an `adversarial` section, or both")
+        if self.adversarial is not None:
+            if self.mle is None and self.adversarial.init_from is None:
+                raise ValueError(
+                    "the adversarial phase has no parent: give a `mle` section or `adversarial.init_from`"
+                )
+            if self.mle is not None and self.adversarial.init_from is not None:
+                raise ValueError("give either a `mle` section or `adversarial.init_from`, not both")
+        if self.mle is not None and self.mle.batch_size % self.mle.accumulate:
+            raise ValueError(
+                f"mle.batch_size={self.mle.batch_size} is not divisible by "
+                f"mle.accumulate={self.mle.accumulate}"
+            )
+        return self
+
+
+def check_divisible(section: str, n_embd: int, n_head: int) -> None:
+    """Raise ValueError, with the nearest widths that work, unless ``n_head`` divides ``n_embd``."""
+    if n_embd % n_head:
+        below = n_embd // n_head * n_head
+        choices = f"{below} or {below + n_head}" if below else f"{n_head}"
+        raise ValueError(
+            f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}"
+        )

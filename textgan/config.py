@@ -18,6 +18,16 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def check_divisible(section: str, n_embd: int, n_head: int) -> None:
+    """Raise ValueError, with the nearest widths that work, unless ``n_head`` divides ``n_embd``."""
+    if n_embd % n_head:
+        below = n_embd // n_head * n_head
+        choices = f"{below} or {below + n_head}" if below else f"{n_head}"
+        raise ValueError(
+            f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}"
+        )
+
+
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values never change after validation."""
 
@@ -122,7 +132,7 @@ class MLE(Section):
     )
     calibrate: bool = Field(
         True,
-        description="at the end, fit the softmax temperature and the <unk> bias on dev and fold them into the weights",
+        description="at the end, fit the softmax temperature and the <unk> bias on dev and fold both in",
     )
 
 
@@ -288,13 +298,3 @@ class Config(Section):
                 f"mle.accumulate={self.mle.accumulate}"
             )
         return self
-
-
-def check_divisible(section: str, n_embd: int, n_head: int) -> None:
-    """Raise ValueError, with the nearest widths that work, unless ``n_head`` divides ``n_embd``."""
-    if n_embd % n_head:
-        below = n_embd // n_head * n_head
-        choices = f"{below} or {below + n_head}" if below else f"{n_head}"
-        raise ValueError(
-            f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}"
-        )

@@ -1,0 +1,200 @@
+"""The pieces every network here is built of: dropout, attention, the pre-LN block of GPT-2, token embedding.
+
+The generator calls the blocks causally, the critics both ways. Names and layout are GPT-2's, so that weights
+move by a rename and a transpose.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError naming the first size that is not a positive whole number."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}={value!r}` must be a whole number of at least 1")
+
+
+def check_heads(n_embd: int, n_head: int) -> None:
+    """Raises ValueError when the width does not split evenly into heads; proposes the two nearest widths."""
+    if n_embd % n_head:
+        below, above = n_embd // n_head * n_head, (n_embd // n_head + 1) * n_head
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"`n_embd={n_embd}` is not divisible by `n_head={n_head}`; try {near}")
+
+
+def check_dropout(p: float) -> None:
+    """Raises ValueError when `p` is not a probability below one."""
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"`dropout={p!r}` must be at least 0 and below 1")
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """`x` with a share `p` of its entries set to zero and the others scaled up so that the mean is kept.
+
+    On a CPU `F.dropout` draws one Bernoulli number at a time and takes a fifth of a training step. Sixteen
+    random bits an entry, four entries from each 64-bit draw, do it in half the time; `p` is rounded to 1/65536
+    and the scale uses the rounded value. Reads the global random state, as `F.dropout` does.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    dropped = round(p * 65536)
+    if dropped == 0:
+        return x
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    keep = (bits >= dropped - 32768).to(x.dtype)
+    return x * keep.mul_(65536 / (65536 - dropped))
+
+
+class Dropout(nn.Module):
+    """`dropout` in training mode, the identity otherwise."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training and self.p else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    dropout_p: float = 0.0,
+    twice: bool = False,
+) -> Tensor:
+    """Softmax attention (B, H, Tq, d) of queries (B, H, Tq, d) over keys and values (B, H, Tk, d).
+
+    Args:
+        mask: True where a query may look at a key, broadcastable to (B, H, Tq, Tk); or None.
+        causal: look only at keys up to the query's own column; needs Tq == Tk and no mask.
+        dropout_p: share of the attention weights dropped.
+        twice: the result must be differentiable twice (gradient penalties), which fused kernels are not.
+    """
+    if not twice and (dropout_p == 0.0 or q.is_cuda):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout_p)
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)
+    if causal:
+        mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
+    return (dropout(weights, dropout_p) if dropout_p else weights) @ v
+
+
+class LayerCache:
+    """Keys and values of one attention layer, preallocated at the first write, in the type then used."""
+
+    def __init__(self, max_len: int):
+        self.max_len = max_len
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, after writing (B, H, T, d) ones to the columns from `start`."""
+        B, H, T, d = k.shape
+        if self.k is None:
+            self.k, self.v = k.new_empty(B, H, self.max_len, d), v.new_empty(B, H, self.max_len, d)
+        self.k[:, :, start : start + T] = k
+        self.v[:, :, start : start + T] = v
+        return self.k[:, :, : start + T], self.v[:, :, : start + T]
+
+    def select(self, rows: Tensor) -> None:
+        if self.k is not None:
+            self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, twice: bool):
+        super().__init__()
+        self.n_head, self.dropout, self.twice = n_head, dropout, twice
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
+        self.c_proj = nn.Linear(n_embd, n_embd)
+        self.resid_dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None, causal: bool, cache: LayerCache | None = None, start: int = 0
+    ) -> Tensor:
+        B, T, D = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k, v = cache.append(k, v, start)
+        dropout_p = self.dropout if self.training else 0.0
+        y = attend(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p, twice=self.twice)
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, D)))
+
+
+class MLP(nn.Module):
+    """Two layers, four times as wide between, with the tanh form of GELU."""
+
+    def __init__(self, n_embd: int, dropout: float):
+        super().__init__()
+        self.c_fc = nn.Linear(n_embd, 4 * n_embd)
+        self.c_proj = nn.Linear(4 * n_embd, n_embd)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """One pre-LN Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, *, twice: bool = False):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(n_embd)
+        self.attn = Attention(n_embd, n_head, dropout, twice)
+        self.ln_2 = nn.LayerNorm(n_embd)
+        self.mlp = MLP(n_embd, dropout)
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None, causal: bool, cache: LayerCache | None = None, start: int = 0
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask=mask, causal=causal, cache=cache, start=start)
+        return x + self.mlp(self.ln_2(x))
+
+
+def init_weights(module: nn.Module, n_layer: int) -> None:
+    """GPT-2's initialisation in place: N(0, 0.02), biases zero, residual projections / sqrt(2 n_layer).
+
+    Reads the global random state: seed it before building a model.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | nn.Embedding):
+            std = 0.02 / (2 * n_layer) ** 0.5 if name.endswith("c_proj") else 0.02
+            nn.init.normal_(child.weight, std=std)
+        if isinstance(child, nn.Linear) and child.bias is not None:
+            nn.init.zeros_(child.bias)
+
+
+def embed_tokens(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Vectors (B, T, E) of tokens under the table `weight` (V, E).
+
+    Args:
+        tokens: ids (B, T), any integer type; or probability vectors (B, T, V), whose vector is the mean under
+            them and through which the gradient flows.
+
+    Raises:
+        ValueError: for another shape or type.
+    """
+    if tokens.is_floating_point():
+        if tokens.dim() != 3 or tokens.size(-1) != weight.size(0):
+            raise ValueError(
+                f"probability vectors must be (B, T, {weight.size(0)}), not {tuple(tokens.shape)}; "
+                "token ids must be of an integer type"
+            )
+        return tokens @ weight
+    if tokens.dim() != 2:
+        raise ValueError(f"token ids must be (B, T), not {tuple(tokens.shape)}")
+    return F.embedding(tokens, weight)

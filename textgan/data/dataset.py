@@ -1,0 +1,173 @@
+"""Texts as packed token rows, padded batches, and an order of batches that is a function of the step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from textgan.errors import UserError
+
+if TYPE_CHECKING:
+    from textgan.data.tokenizer import Tokenizer
+
+TOO_LONG = ("drop", "window")
+# Rows are sorted by length inside windows of this many batches: little padding, and the order stays random.
+WINDOW_BATCHES = 50
+
+
+class Batch(NamedTuple):
+    """A padded batch of full rows `[eos, w1..wn, eos]`.
+
+    ids: (B, T+1) long, padded on the right with eos.
+    lengths: (B,) long, the number of real targets of each row (so T is their maximum).
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """(B, T) what the generator reads."""
+        return self.ids[:, :-1]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(B, T) what the generator predicts, and what a discriminator sees."""
+        return self.ids[:, 1:]
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(B, T) bool, True where the target is real; padding is told by this, never by the id."""
+        positions = torch.arange(self.ids.shape[1] - 1, device=self.ids.device)
+        return positions < self.lengths[:, None]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.ids.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
+
+class TokenDataset:
+    """Rows of token ids of different lengths, kept end to end in one tensor.
+
+    tokens: (M,) long, all rows.
+    offsets: (N+1,) long, row i is `tokens[offsets[i]:offsets[i+1]]`.
+    lengths: (N,) long, the number of targets of each row, which is one less than its tokens.
+    """
+
+    def __init__(self, tokens: torch.Tensor, offsets: torch.Tensor, eos_id: int):
+        self.tokens = tokens
+        self.offsets = offsets
+        self.eos_id = eos_id
+        self.lengths = offsets.diff() - 1
+        if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(tokens) or (self.lengths < 1).any():
+            raise ValueError("offsets must rise from 0 to len(tokens) in steps of at least 2")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: torch.Tensor | Sequence[int]) -> Batch:
+        """Rows `indices` (B,) as a `Batch`, as wide as the longest of them."""
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        if rows.numel() == 0:
+            raise ValueError("a batch needs at least one row")
+        if int(rows.min()) < 0 or int(rows.max()) >= len(self):
+            raise IndexError(f"row indices must lie in 0..{len(self) - 1}")
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()) + 1)
+        places = (self.offsets[rows, None] + columns).clamp(max=len(self.tokens) - 1)  # (B, T+1)
+        ids = self.tokens[places].masked_fill(columns > lengths[:, None], self.eos_id)
+        return Batch(ids, lengths)
+
+
+def build_dataset(
+    texts: Iterable[str], tokenizer: Tokenizer, *, block_size: int, too_long: str
+) -> tuple[TokenDataset, int]:
+    """The encoded texts, and how many of them have more than `block_size` targets (tokens with their eos).
+
+    Args:
+        texts: one row (or several windows) each.
+        tokenizer: encodes without special tokens; its `eos_id` opens and closes every text.
+        block_size: the most targets of a row; a text of n tokens has n + 1.
+        too_long: "drop" leaves longer texts out; "window" cuts them into rows of at most `block_size`
+            targets. Neighbouring windows share one token, so each target occurs in exactly one of them.
+
+    Raises:
+        UserError: if every text is too long and dropped.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long={too_long!r}; allowed: {', '.join(TOO_LONG)}")
+    if block_size < 1:
+        raise ValueError(f"block_size={block_size} must be at least 1")
+    eos_id = tokenizer.eos_id
+    tokens, ends, n_long, shortest = array("q"), array("q", [0]), 0, None
+    for text in texts:
+        row = [eos_id, *tokenizer.encode(text), eos_id]
+        n_targets = len(row) - 1
+        if n_targets > block_size:
+            n_long += 1
+            shortest = min(n_targets, shortest or n_targets)
+            if too_long == "drop":
+                continue
+        for start in range(0, n_targets, block_size):
+            tokens.extend(row[start : start + block_size + 1])
+            ends.append(len(tokens))
+    if n_long and len(ends) == 1:
+        raise UserError(
+            f"all {n_long} texts are longer than block_size={block_size} (the shortest has {shortest} tokens "
+            "with its end); raise block_size or cut texts into windows (too_long: window)"
+        )
+    return TokenDataset(_tensor(tokens), _tensor(ends), eos_id), n_long
+
+
+def _tensor(values: array) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.int64))
+
+
+class BatchPlan:
+    """The order of training batches as a pure function of (seed, step).
+
+    Every epoch holds each row once. Rows are shuffled, sorted by length inside windows of about fifty
+    batches, cut into batches, and the batches are shuffled; one batch of an epoch is smaller where
+    `batch_size` does not divide the rows. There is no state to save: a resumed run needs its step alone.
+    """
+
+    def __init__(self, lengths: torch.Tensor, batch_size: int, seed: int):
+        """lengths: (N,) of the rows; seed: not negative."""
+        if len(lengths) == 0:
+            raise UserError("there are no texts to train on")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        self._lengths = lengths.cpu().numpy()
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = -1
+        self.batches_per_epoch = -(-len(lengths) // batch_size)
+
+    def indices(self, step: int) -> torch.Tensor:
+        """(B,) long, the rows of batch `step`; steps count on over the epochs."""
+        if step < 0:
+            raise ValueError(f"step={step} must not be negative")
+        epoch, k = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._rows, self._order = self._shuffle(epoch)
+            self._epoch = epoch
+        start = int(self._order[k]) * self._batch_size
+        return self._rows[start : start + self._batch_size].clone()
+
+    def _shuffle(self, epoch: int) -> tuple[torch.Tensor, np.ndarray]:
+        rng = np.random.default_rng([self._seed, epoch])
+        rows = rng.permutation(len(self._lengths))
+        window = np.arange(len(rows)) // (WINDOW_BATCHES * self._batch_size)
+        rows = rows[np.lexsort((self._lengths[rows], window))]
+        return torch.from_numpy(rows), rng.permutation(self.batches_per_epoch)
+
+
+def eval_batches(lengths: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """All rows once, in batches (B,) of row indices sorted by length; the same at every call."""
+    if len(lengths) == 0:
+        return []
+    return list(torch.argsort(lengths.cpu(), stable=True).split(batch_size))

@@ -1,0 +1,252 @@
+"""Text to ids and back: words, characters or byte-level BPE, each saved as one `tokenizer.json`.
+
+One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here) opens and
+closes texts and fills padding. `encode` never yields it, even where a text contains those characters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from textgan.data.words import join_words, split_words
+from textgan.errors import UserError
+
+EOS = "<|endoftext|>"
+UNK = "<unk>"
+TOKENIZERS = ("word", "char", "bpe")
+BPE_DEFAULT_SIZE = 8192
+_BPE_SMALLEST = 257  # the bytes and the end of text
+_FORMAT = 1
+
+
+class Tokenizer(Protocol):
+    """What the rest of the program knows of a tokenizer.
+
+    kind: one of `TOKENIZERS`. vocab_size: special tokens included. unk_id: None where nothing is unknown.
+    """
+
+    kind: str
+    vocab_size: int
+    eos_id: int
+    unk_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` without special tokens other than `unk_id`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; ends of text are left out, unknown tokens read `<unk>`."""
+        ...
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The readable text of each id alone, special tokens included."""
+        ...
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`."""
+        ...
+
+
+class LookupTokenizer:
+    """Words or characters numbered by a list; what is not in it is unknown.
+
+    Words follow `split_words`, so `decode(encode(x)) == x` up to the spacing that `join_words` documents;
+    characters give any text of known characters back exactly. Both up to lower case if `lowercase`.
+    """
+
+    eos_id = 0
+    unk_id = 1
+
+    def __init__(self, kind: str, vocabulary: Sequence[str], *, lowercase: bool):
+        """vocabulary: pieces in the order of their ids, the two special tokens first."""
+        self._split, self._join = _PIECES[kind]
+        if list(vocabulary[:2]) != [EOS, UNK] or len(set(vocabulary)) != len(vocabulary):
+            raise ValueError(f"a vocabulary holds {EOS}, {UNK} and different pieces, in this order")
+        self.kind = kind
+        self.lowercase = lowercase
+        self.vocab_size = len(vocabulary)
+        self._pieces = list(vocabulary)
+        self._ids = {piece: i for i, piece in enumerate(vocabulary) if i > self.unk_id}
+
+    def encode(self, text: str) -> list[int]:
+        pieces = self._split(text.lower() if self.lowercase else text)
+        return [self._ids.get(piece, self.unk_id) for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._join([piece for i, piece in zip(ids, self.tokens(ids), strict=True) if i != self.eos_id])
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        _check_ids(ids, self.vocab_size)
+        return [self._pieces[i] for i in ids]
+
+    def to_json(self) -> str:
+        content = {
+            "version": "1.0",
+            "textgan": {"format": _FORMAT, "kind": self.kind, "lowercase": self.lowercase},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {piece: i for i, piece in enumerate(self._pieces)},
+                "unk_token": UNK,
+            },
+        }
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+
+# How each kind is cut into pieces and put together again.
+_PIECES: dict[str, tuple[Callable[[str], list[str]], Callable[[Sequence[str]], str]]] = {
+    "word": (split_words, join_words),
+    "char": (list, "".join),
+}
+
+
+class BPETokenizer:
+    """Byte-level BPE of the `tokenizers` library; its file is Hugging Face's `tokenizer.json`.
+
+    `decode(encode(x)) == x` on any text (each character in lower case if trained so).
+    """
+
+    kind = "bpe"
+    unk_id = None
+
+    def __init__(self, tokenizer: HFTokenizer):
+        """Raises ValueError if it has no end of text."""
+        eos_id = tokenizer.token_to_id(EOS)
+        if eos_id is None:
+            raise ValueError(f"has no {EOS} token")
+        tokenizer.encode_special_tokens = True  # special tokens written out in a text are text
+        self.eos_id = eos_id
+        self.vocab_size = tokenizer.get_vocab_size()
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self.vocab_size)
+        return self._tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False)
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id; a part of a character reads `\\ufffd`."""
+        return [EOS if i == self.eos_id else self.decode([i]) for i in ids]
+
+    def to_json(self) -> str:
+        return self._tokenizer.to_str()
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    if len(ids) and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise ValueError(f"ids must lie in 0..{vocab_size - 1}, not in {min(ids)}..{max(ids)}")
+
+
+def train_tokenizer(
+    kind: str,
+    texts: Iterable[str],
+    *,
+    vocab_size: int | None = None,
+    min_count: int = 1,
+    lowercase: bool = False,
+) -> Tokenizer:
+    """A tokenizer with a vocabulary from `texts`; the same texts in the same order give the same one.
+
+    Args:
+        kind: "word", "char" or "bpe".
+        texts: what to count.
+        vocab_size: the most entries, special tokens included; None keeps every word or character, and is
+            `BPE_DEFAULT_SIZE` for BPE.
+        min_count: rarer words or characters become unknown; pairs of BPE pieces as rare are not merged.
+        lowercase: turn all text to lower case, here and when encoding.
+
+    Raises:
+        UserError: for an unknown kind, a vocabulary too small to hold anything, or texts without a word.
+    """
+    if kind not in TOKENIZERS:
+        near = difflib.get_close_matches(kind, TOKENIZERS, 1, 0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown tokenizer {kind!r}; known: {', '.join(TOKENIZERS)}{hint}")
+    smallest = _BPE_SMALLEST if kind == "bpe" else 3
+    if vocab_size is not None and vocab_size < smallest:
+        raise UserError(f"vocab_size={vocab_size} is too small for a {kind} tokenizer; at least {smallest}")
+    if kind == "bpe":
+        return _train_bpe(texts, vocab_size or BPE_DEFAULT_SIZE, min_count, lowercase)
+    split = _PIECES[kind][0]
+    counts = Counter(chain.from_iterable(split(text.lower() if lowercase else text) for text in texts))
+    pieces = sorted((piece for piece, n in counts.items() if n >= min_count), key=lambda p: (-counts[p], p))
+    if not pieces:
+        wanted = f" that occurs {min_count} times" if counts else ""
+        raise UserError(f"cannot train a {kind} tokenizer: the texts have no {kind}{wanted}")
+    return LookupTokenizer(kind, [EOS, UNK, *pieces][:vocab_size], lowercase=lowercase)
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int, min_count: int, lowercase: bool) -> BPETokenizer:
+    tokenizer = HFTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_count,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BPETokenizer(tokenizer)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Write `tokenizer` as one JSON file."""
+    Path(path).write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`: one saved here, or any byte-level BPE with `<|endoftext|>`.
+
+    Raises:
+        UserError: if the file is missing, broken, foreign or from a newer version.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+    except ValueError:  # broken JSON or broken UTF-8
+        raise UserError(f"{path} is not a tokenizer.json: it does not hold JSON") from None
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise UserError(f"{path} is not a tokenizer.json: it has no model")
+    try:
+        if "textgan" in content:
+            return _load_lookup(content["textgan"], model["vocab"])
+        if model.get("type") != "BPE" or (content.get("decoder") or {}).get("type") != "ByteLevel":
+            raise ValueError(f"is a {model.get('type')} tokenizer; byte-level BPE can be used")
+        return BPETokenizer(_parse_hf(json.dumps(content)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot use the tokenizer {path}: {error}") from None
+
+
+def _load_lookup(header: dict, vocab: dict[str, int]) -> LookupTokenizer:
+    if header["format"] > _FORMAT:
+        raise ValueError(
+            f"its format {header['format']} is newer than this textgan's {_FORMAT}; update textgan"
+        )
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        raise ValueError("the ids of its vocabulary are not 0, 1, 2, ...")
+    if header["kind"] not in _PIECES:
+        raise ValueError(f"its kind {header['kind']!r} is unknown")
+    return LookupTokenizer(header["kind"], sorted(vocab, key=vocab.get), lowercase=bool(header["lowercase"]))
+
+
+def _parse_hf(text: str) -> HFTokenizer:
+    try:
+        return HFTokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exceptions
+        raise ValueError(f"the tokenizers library says: {error}") from None

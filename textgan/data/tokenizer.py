@@ -1,7 +1,7 @@
 """Text to ids and back: words, characters or byte-level BPE, each saved as one `tokenizer.json`.
 
-One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here) opens and
-closes texts and fills padding. `encode` never yields it, even where a text contains those characters.
+One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here) opens
+and closes texts and fills padding. `encode` never yields it, even where a text contains those characters.
 """
 
 from __future__ import annotations
@@ -235,9 +235,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def _load_lookup(header: dict, vocab: dict[str, int]) -> LookupTokenizer:
     if header["format"] > _FORMAT:
-        raise ValueError(
-            f"its format {header['format']} is newer than this textgan's {_FORMAT}; update textgan"
-        )
+        raise ValueError(f"its format {header['format']} is newer than {_FORMAT}; update textgan")
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise ValueError("the ids of its vocabulary are not 0, 1, 2, ...")
     if header["kind"] not in _PIECES:

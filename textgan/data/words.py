@@ -19,15 +19,15 @@ from collections.abc import Sequence
 
 from nltk.tokenize import NLTKWordTokenizer
 
-# Han, Kana, Bopomofo, CJK and full-width punctuation. Hangul is left out: Korean puts spaces between its words.
+# Han, Kana, Bopomofo, CJK and full-width punctuation. Not Hangul: Korean has spaces between its words.
 _CJK = (
     "\u2e80-\u2fdf\u3001-\u312f\u3190-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f"
     "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff9f\U0001f200-\U0001f2ff\U00020000-\U0003ffff"
 )
 _CJK_CHARACTER = re.compile(f"([{_CJK}])")
 _SENTENCE_END = re.compile(r"""[.!?]["'”’»)\]]*\s+""")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms messrs dr prof st sr jr rev hon gen col maj capt lt sgt gov sen rep no vs etc cf e.g i.e".split()
+_TITLES = re.compile(
+    "mr|mrs|ms|messrs|dr|prof|st|sr|jr|rev|hon|gen|col|maj|capt|lt|sgt|gov|sen|vs|cf", re.IGNORECASE
 )
 # Every character that NLTK's tokenizer treats in any way but "," and ".", and the words that it cuts in two.
 # A sentence without them needs none of its thirty substitutions.
@@ -45,14 +45,15 @@ _CLITICS = frozenset(["s", "m", "d", "t", "ll", "re", "ve"])
 _CUT_WORDS = frozenset(
     [("can", "not"), ("gim", "me"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("wan", "na")]
 )
-_ELISIONS = frozenset("tis twas twere twill em til cause bout neath".split())
+_ELISIONS = frozenset(["tis", "twas", "twere", "twill", "em", "til", "cause", "bout", "neath"])
 
 
 def split_words(text: str) -> list[str]:
     """The words and punctuation marks of `text`, in order.
 
-    Each sentence is split as by NLTK's `NLTKWordTokenizer` (Penn Treebank words; straight double quotes become
-    `` and ''), so that a line of one sentence gives exactly what it gives. CJK characters are one token each.
+    Each sentence is split as by NLTK's `NLTKWordTokenizer` (Penn Treebank words; straight double quotes
+    become `` and ''), so a line of one sentence gives exactly what that gives. CJK characters are one token
+    each.
     """
     if not text.isascii():
         text = _CJK_CHARACTER.sub(r" \1 ", text)
@@ -85,7 +86,7 @@ def _is_abbreviation(text: str, start: int, stop: int) -> bool:
     before = text[max(start, stop - 12) : stop].split()
     word = before[-1].lstrip("\"'“‘(«[") if before and not text[stop - 1].isspace() else ""
     single_letter = word[-1:].isalpha() and (len(word) == 1 or word[-2] == ".")
-    return (single_letter and word != "I") or word.lower() in _ABBREVIATIONS
+    return (single_letter and word != "I") or _TITLES.fullmatch(word) is not None
 
 
 def _split_plain(sentence: str) -> list[str]:

@@ -1,0 +1,143 @@
+"""``textgan score``: quality and diversity of text files, whatever system wrote them."""
+
+import json
+import os
+import sys
+
+import click
+
+from textgan.errors import UserError
+
+
+@click.command()
+@click.argument("hypotheses", nargs=-1, required=True)
+@click.option("--references", metavar="FILE", help="Held-out real texts: adds BLEU.")
+@click.option("--train", metavar="FILE", help="Training texts: adds novelty and exact copies.")
+@click.option(
+    "--tokenize",
+    type=click.Choice(["words", "whitespace", "chars"]),
+    default="words",
+    show_default=True,
+    help="What the metrics count: words and punctuation (one token a CJK character), whatever stands between"
+    " white space, or characters.",
+)
+@click.option("--lowercase", is_flag=True, help="Lower-case everything, references and training texts too.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N texts of each file."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_json):
+    """Score the texts in HYPOTHESES, one text a line (UTF-8; `-` is standard input).
+
+    Several files are set side by side. Self-BLEU, distinct-n, entropy and the share of unique texts depend on
+    the number of texts: compare at the same number (--limit). A blank line is an empty text; it counts, with
+    a BLEU of 0.
+
+    With --json, one file gives {"metrics": {...}, "signature": {...}}, several {"files": {NAME: the same}}.
+    A metric that lacks its input (BLEU without --references) is left out.
+    """
+    if [*hypotheses, references, train].count("-") > 1:
+        raise UserError("`-` (standard input) was given more than once, but can be read only once")
+    texts = {path: read_texts(path)[:limit] for path in hypotheses}
+    reference_texts = None if references is None else read_texts(references)
+    train_texts = None if train is None else read_texts(train)
+    if len({len(lines) for lines in texts.values()}) > 1:
+        sizes = ", ".join(f"{path} has {len(lines)}" for path, lines in texts.items())
+        fewest = min(map(len, texts.values()))
+        _say(f"warning: numbers of texts differ ({sizes}): diversity does not compare; try --limit {fewest}")
+
+    from textgan.metrics.suite import Scorer
+
+    scorer = Scorer(
+        reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=_pick_device(device)
+    )
+    results = {path: scorer.score(lines) for path, lines in texts.items()}
+    if as_json:
+        objects = {path: {"metrics": r.values, "signature": r.signature} for path, r in results.items()}
+        whole = objects[hypotheses[0]] if len(hypotheses) == 1 else {"files": objects}
+        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_table(results)))
+
+
+def read_texts(path: str) -> list[str]:
+    """The lines of a UTF-8 file (``-``: standard input) as texts; says on stderr how many are blank.
+
+    Lines end with LF or CRLF and nothing else; the newline at the end of the file starts no text. A byte
+    order mark is dropped.
+
+    Raises:
+        UserError: the file is missing, a folder, unreadable, empty, binary or not UTF-8.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name} is a folder: give a text file with one text a line") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{name}, line {line}: a NUL byte: not plain UTF-8 text (binary, or UTF-16?)")
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = data[error.start]
+        raise UserError(f"{name}, line {line}: byte 0x{byte:02x} is not UTF-8: convert the file") from None
+    if not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise UserError(f"{name} is empty: needed is one text a line")
+    lines = [line.removesuffix("\r") for line in lines]
+    blank = sum(not line.strip() for line in lines)
+    if blank:
+        _say(f"{name}: {blank} of {len(lines)} lines are blank and count as empty texts")
+    return lines
+
+
+def _table(results: dict) -> list[str]:
+    from textgan.metrics.suite import METRICS, meaning
+
+    heads = ["value"] if len(results) == 1 else _short_names(list(results))
+    names = [name for name in METRICS if any(name in r.values for r in results.values())]
+    rows = [["metric", *heads, "meaning"]]
+    for name in names:
+        cells = [f"{r.values[name]:.4f}" if name in r.values else "-" for r in results.values()]
+        rows.append([name, *cells, meaning(name)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads) + 1)]
+    lines = []
+    for name, *cells, note in rows:
+        cells = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells, note]))
+    lines.append("")
+    for head, r in zip(heads, results.values(), strict=True):
+        lines.append(("signature: " if len(results) == 1 else f"signature of {head}: ") + r.signature_line())
+    return lines
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """File names without their folders, or whole paths where two names would be the same."""
+    names = [os.path.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else paths
+
+
+def _pick_device(device: str) -> str:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is to be had here; use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

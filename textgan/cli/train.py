@@ -1,0 +1,65 @@
+"""``textgan train``: run a config."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Watch it with `tensorboard --logdir runs`; sample from it with `textgan sample RUN`.")
+@click.argument("config_file", metavar="CONFIG", type=click.Path())
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder; default: runs/NAME of the config.")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder from its last checkpoint.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Overrides `device` of the config.")
+@click.option("--seed", type=click.IntRange(min=0), help="Overrides `seed` of the config.")
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=1),
+    help="At most this many steps in each phase (schedules shrink too).",
+)
+@click.option("--dry-run", is_flag=True, help="Read data and config, say what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def train(
+    config_file: str,
+    overrides: tuple[str, ...],
+    folder: Path | None,
+    resume: bool,
+    device: str | None,
+    seed: int | None,
+    max_steps: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train as CONFIG (a YAML file) says, with single values overridden: `mle.lr=5e-4 adversarial=none`."""
+    from textgan.configfile import load_config
+
+    options = [f"{key}={value}" for key, value in (("device", device), ("seed", seed)) if value is not None]
+    config = load_config(config_file, [*overrides, *options])
+    if max_steps:
+        capped = [
+            f"{phase}.max_steps={min(max_steps, getattr(config, phase).max_steps)}"
+            for phase in ("mle", "adversarial")
+            if getattr(config, phase)
+        ]
+        config = load_config(config_file, [*overrides, *options, *capped])
+
+    from textgan.training import report, run
+    from textgan.training.experiment import say
+
+    if dry_run:
+        facts = run.plan(config)
+        click.echo(json.dumps(facts, indent=1) if as_json else report.plan_text(config, facts))
+        return
+    folder = folder or run.default_folder(config.name, resume=resume)
+    say(f"run: {folder}")
+    try:
+        results = run.train(config, folder, resume=resume)
+    except KeyboardInterrupt:
+        say(f"stopped; go on with: textgan train {' '.join([config_file, *overrides])} --run {folder} --resume")
+        raise
+    if as_json:
+        click.echo(json.dumps(results, indent=1, ensure_ascii=False))
+    else:
+        report.print_results(results)
+    say(f"next: textgan sample {folder} | tensorboard --logdir {folder.parent}")

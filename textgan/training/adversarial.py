@@ -1,0 +1,382 @@
+"""Adversarial training through Gumbel-softmax, anchored to maximum likelihood.
+
+Each step: the discriminator learns ``d_steps`` times to tell real texts from sampled ones; then the generator is
+updated once, by the MLE gradient on real text plus a gradient that comes from the discriminator through the
+sampled tokens (a rollout in two passes, see ``sampling/rollout.py``). The second can be held at a fixed fraction
+of the first, so that no loss scale has to be tuned; what the critic finds moves the generator, and the anchor
+keeps it a language model.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textgan.config import Adversarial, Config
+from textgan.data.dataset import Batch, BatchPlan
+from textgan.models.discriminator import CNNCritic, TransformerCritic
+from textgan.models.generator import Generator
+from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
+from textgan.ops.relaxation import tau_at
+from textgan.sampling.rollout import rollout, sample_ids
+from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.mle import mle_loss
+from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
+from textgan.training.progress import Progress
+from textgan.training.replay import Replay
+from textgan.training.seeding import seed_dropout, stream, stream_seed
+
+
+def build_discriminator(config: Config, vocab_size: int) -> nn.Module:
+    """A fresh critic of the config's shape; it reads up to ``generator.block_size`` tokens."""
+    shape, length = config.discriminator, config.generator.block_size
+    common = {"dropout": shape.dropout, "spectral_norm": shape.spectral_norm}
+    if shape.kind == "transformer":
+        return TransformerCritic(vocab_size, length, shape.n_layer, shape.n_head, shape.n_embd, **common)
+    return CNNCritic(vocab_size, length, shape.n_embd, shape.n_representations, shape.channels, **common)
+
+
+@dataclass
+class Players:
+    """Everything that the phase trains, and what it needs to go on after a kill."""
+
+    generator: Generator
+    average: WeightAverage
+    discriminator: nn.Module
+    optimizer: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    replay: Replay
+    selection: Selection
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in vars(self).items():
+            part.load_state_dict(state[name])
+
+
+def train_adversarial(
+    run: Experiment, parent: Generator, start: int, resumed: dict[str, Any] | None
+) -> tuple[Generator, int]:
+    """Run the adversarial phase from ``parent`` at step ``start``; returns the average weights and the step.
+
+    ``parent`` is left as it is: it anchors the KL term and the limit on dev NLL.
+    """
+    config, settings = run.config, run.config.adversarial
+    players = set_up(run, parent)
+    plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
+    plan_d = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real-d"))
+    parent_nll = run.evaluator.likelihood(parent, run.dev)["quality/nll"]
+    step, end, too_far = start, start + settings.max_steps, False
+    if resumed:
+        step, too_far = resumed["step"], resumed["too_far"]
+        players.load_state_dict(resumed["players"])
+    elif settings.d_pretrain_steps:
+        pretrain_discriminator(run, players, plan_d)
+
+    with Progress("adversarial", total=settings.max_steps, done=step - start) as progress:
+        while step < end and not players.selection.exhausted and not too_far:
+            done = step - start
+            tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)
+            schedule = {"schedule/tau": tau, **set_rates(players, settings, done)}
+            for k in range(done * settings.d_steps, (done + 1) * settings.d_steps):
+                real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
+                found = discriminator_step(run, players, real, ("d", k), k)
+            real = run.train.batch(plan.indices(done)).to(run.device)
+            found |= generator_step(run, players, parent, real, tau, done)
+            step += 1
+            progress.advance(tokens=int(real.lengths.sum()))
+
+            if step % config.log_every == 0 or step == end:
+                numbers = run.check_finite(step, **found)
+                run.logger.scalars(step, {f"train/{k}": v for k, v in numbers.items()} | schedule)
+                run.logger.perf(step, {"steps_per_s": progress.rate("steps")})
+                progress.show(g_loss=numbers["g_loss"], d_acc=numbers["d_acc"])
+            values, best = {}, False
+            if step % config.evaluation.every == 0 or step == end:
+                run.check_finite(step, **found)
+                with progress.paused():
+                    values = run.evaluate(players.average.module, step)
+                nll = values["quality/nll"]
+                best = players.selection.update(nll, step)
+                too_far = settings.max_nll_rise is not None and nll > parent_nll + settings.max_nll_rise
+                progress.show(dev_nll=nll)
+            stopping = players.selection.exhausted or too_far or run.interrupt.requested
+            if best or step % config.checkpoint.every == 0 or stopping or step == end:
+                run.check_finite(step, **found)
+                run.save(
+                    f"step-{step:08d}",
+                    generator=players.average.module,
+                    phase="adversarial",
+                    step=step,
+                    state={
+                        "phase": "adversarial",
+                        "step": step,
+                        "start": start,
+                        "too_far": too_far,
+                        "players": players.state_dict(),
+                    },
+                    metrics=values,
+                    best=best,
+                )
+            if run.interrupt.requested:
+                raise KeyboardInterrupt
+    report_stop(run, players.selection, too_far, step, parent_nll)
+    return players.average.module, step
+
+
+def set_up(run: Experiment, parent: Generator) -> Players:
+    """Generator (a copy of the parent), critic, optimisers and stores at their start."""
+    config, settings = run.config, run.config.adversarial
+    generator = copy.deepcopy(parent).requires_grad_(True)
+    seed_dropout(config.seed, "init-d")
+    discriminator = build_discriminator(config, run.tokenizer.vocab_size).to(run.device)
+    return Players(
+        generator=generator,
+        average=WeightAverage(generator, settings.ema),
+        discriminator=discriminator,
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
+        optimizer_d=adamw(discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d),
+        replay=Replay(settings.replay_batches, settings.replay_share),
+        selection=Selection(settings.patience),
+    )
+
+
+def set_rates(players: Players, settings: Adversarial, done: int) -> dict[str, float]:
+    """Set both learning rates for the phase's update ``done``; returns them under their tags."""
+    shape = {
+        "total_steps": settings.max_steps,
+        "warmup_steps": settings.warmup_steps,
+        "final_ratio": settings.final_lr_ratio,
+    }
+    rates = {
+        "schedule/lr": lr_at(done, peak=settings.lr, **shape),
+        "schedule/lr_d": lr_at(done, peak=settings.lr_d, **shape),
+    }
+    set_lr(players.optimizer, rates["schedule/lr"])
+    set_lr(players.optimizer_d, rates["schedule/lr_d"])
+    return rates
+
+
+def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -> None:
+    """Train the critic alone against the parent's samples before the generator first moves."""
+    settings = run.config.adversarial
+    set_lr(players.optimizer_d, settings.lr_d)
+    with Progress("discriminator", total=settings.d_pretrain_steps) as progress:
+        for k in range(settings.d_pretrain_steps):
+            real = run.train.batch(plan.indices(k)).to(run.device)
+            found = discriminator_step(run, players, real, ("d-pretrain", k), k)
+            progress.advance(tokens=int(real.lengths.sum()))
+            if (k + 1) % run.config.log_every == 0:
+                progress.show(d_loss=float(found["d_loss"]), d_acc=float(found["d_acc"]))
+            if run.interrupt.requested:
+                raise KeyboardInterrupt
+
+
+def discriminator_step(
+    run: Experiment, players: Players, real: Batch, name: tuple[str, int], count: int
+) -> dict[str, Tensor]:
+    """One update of the critic on ``real`` texts and as many fakes, some of them old; returns scalars to log."""
+    settings, seed = run.config.adversarial, run.config.seed
+    discriminator, size = players.discriminator, len(real.lengths)
+    players.generator.eval()
+    discriminator.train()
+    seed_dropout(seed, *name)
+    with run.autocast():
+        ids, lengths = sample_ids(
+            players.generator,
+            players.replay.fresh(size),
+            run.config.generator.block_size,
+            eos_id=run.tokenizer.eos_id,
+            rng=stream(run.device, seed, "fakes", *name),
+        )
+    ids, lengths = players.replay.mix(
+        ids, lengths, size, eos_id=run.tokenizer.eos_id, rng=stream("cpu", seed, "replay", *name)
+    )
+    penalized = count % settings.penalty_every == 0 and (settings.r1 or settings.r2 or settings.gradient_penalty)
+    players.optimizer_d.zero_grad()
+    found = {"d_loss": 0.0, "d_acc": 0.0, "d_gap": 0.0}
+    micro = max(1, settings.batch_size // settings.accumulate)
+    for start in range(0, size, micro):
+        part = slice(start, start + micro)
+        weight = len(real.lengths[part]) / size
+        real_ids, real_lengths = real.targets[part], real.lengths[part]
+        with run.autocast():
+            real_score = discriminator(real_ids, real_lengths)
+            fake_score = discriminator(ids[part], lengths[part])
+        loss = gan_loss("discriminator", settings, real_score, fake_score, real_lengths, lengths[part])
+        if penalized:
+            loss = loss + settings.penalty_every * penalty(
+                settings, discriminator, (real_ids, real_lengths), (ids[part], lengths[part]), (seed, *name)
+            )
+        (weight * loss).backward()
+        above = real_score.sequence.detach()[:, None] > fake_score.sequence.detach()
+        found["d_loss"] += weight * loss.detach()
+        found["d_acc"] += weight * above.float().mean()
+        found["d_gap"] += weight * (real_score.sequence.mean() - fake_score.sequence.mean()).detach()
+    found["grad_norm_d"] = clip_gradients(discriminator, settings.grad_clip)
+    players.optimizer_d.step()
+    return found
+
+
+def generator_step(
+    run: Experiment, players: Players, parent: Generator, real: Batch, tau: float, done: int
+) -> dict[str, Tensor]:
+    """One update of the generator: MLE (and KL) gradient plus the adversarial one; returns scalars to log."""
+    settings, seed = run.config.adversarial, run.config.seed
+    generator = players.generator
+    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    found = {"mle_loss": 0.0, "kl_parent": 0.0}
+    players.optimizer.zero_grad()
+    seed_dropout(seed, "g", done)
+    generator.train()
+    for part in split(real, max(1, settings.batch_size // settings.accumulate)):
+        if settings.mle_weight:
+            with run.autocast():
+                loss = mle_loss(generator, part, tokens)
+            (settings.mle_weight * loss).backward()
+            found["mle_loss"] += loss.detach()
+        if settings.kl_weight:
+            with run.autocast():
+                kl = kl_to_parent(generator, parent, part) / tokens
+            (settings.kl_weight * kl).backward()
+            found["kl_parent"] += kl.detach()
+    anchor = [p.grad for p in generator.parameters()]
+    players.optimizer.zero_grad()
+
+    found |= adversarial_gradient(run, players, real, tau, done)
+    pushed = [p.grad for p in generator.parameters()]
+    norm = grad_norm(pushed)
+    found["grad_norm_adv"] = norm
+    scale = torch.tensor(settings.adv_weight, device=run.device)
+    if any(g is not None for g in anchor):
+        found["grad_norm_mle"] = grad_norm(anchor)
+        inner = sum((a * p).sum() for a, p in zip(anchor, pushed, strict=True) if a is not None)
+        found["grad_cosine"] = inner / (norm * found["grad_norm_mle"]).clamp_min(1e-20)
+        if settings.adv_ratio is not None:
+            scale = settings.adv_ratio * found["grad_norm_mle"] / norm.clamp_min(1e-20)
+    for parameter, a, p in zip(generator.parameters(), anchor, pushed, strict=True):
+        parameter.grad = scale * p if a is None else a + scale * p
+    found["adv_scale"] = scale
+    found["grad_norm"] = clip_gradients(generator, settings.grad_clip)
+    players.optimizer.step()
+    players.average.update()
+    return found
+
+
+def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: float, done: int) -> dict[str, Tensor]:
+    """Back-propagate the generator's GAN loss through a rollout into its ``.grad``; returns scalars to log.
+
+    Dropout is off in the generator (both passes must be the same function) and on in the critic, whose own
+    parameters stay without gradient.
+    """
+    settings, seed = run.config.adversarial, run.config.seed
+    generator, discriminator, eos_id = players.generator, players.discriminator, run.tokenizer.eos_id
+    generator.eval()
+    discriminator.requires_grad_(False)
+    found = {"g_loss": 0.0, "entropy": 0.0, "fake_length": 0.0}
+    size = len(real.lengths)
+    for i, part in enumerate(split(real, max(1, settings.batch_size // settings.accumulate))):
+        weight = len(part.lengths) / size
+        rng = stream(run.device, seed, "rollout", done, i)
+        with run.autocast():
+            fake = rollout(
+                generator,
+                len(part.lengths),
+                run.config.generator.block_size,
+                eos_id=eos_id,
+                estimator=settings.estimator,
+                tau=tau,
+                rng=rng,
+                hops=settings.hops,
+                rao_samples=settings.rao_samples,
+            )
+            fake_score = discriminator(fake.tokens, fake.lengths)
+            with torch.no_grad():
+                real_score = discriminator(part.targets, part.lengths)
+        loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, fake.lengths)
+        (weight * loss).backward()
+        found["g_loss"] += weight * loss.detach()
+        found["entropy"] += weight * mean_entropy(fake.logits.detach(), fake.lengths)
+        found["fake_length"] += weight * fake.lengths.float().mean()
+    discriminator.requires_grad_(True)
+    return found
+
+
+def gan_loss(
+    side: str, settings: Adversarial, real: Any, fake: Any, real_lengths: Tensor, fake_lengths: Tensor
+) -> Tensor:
+    """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
+
+    Token scores are paired position by position, where both texts have a token.
+    """
+    loss = getattr(GAN_LOSSES[settings.loss], side)
+    total = loss(real.sequence.float(), fake.sequence.float())
+    if settings.token_weight:
+        width = min(real.tokens.shape[1], fake.tokens.shape[1])
+        both = torch.arange(width, device=real_lengths.device) < torch.minimum(real_lengths, fake_lengths)[:, None]
+        pairs = (scores.tokens[:, :width][both].float() for scores in (real, fake))
+        total = total + settings.token_weight * loss(*pairs)
+    return total
+
+
+def penalty(
+    settings: Adversarial,
+    discriminator: nn.Module,
+    real: tuple[Tensor, Tensor],
+    fake: tuple[Tensor, Tensor],
+    name: tuple[object, ...],
+) -> Tensor:
+    """Weighted sum of the gradient penalties on embeddings, float32."""
+    total = torch.zeros((), device=real[0].device)
+    for weight, (ids, lengths) in ((settings.r1, real), (settings.r2, fake)):
+        if weight:
+            embedded = discriminator.embed(ids).detach().requires_grad_()
+            total = total + weight / 2 * r1_penalty(discriminator.score(embedded, lengths).sequence, embedded)
+    if settings.gradient_penalty:
+        width = max(real[0].shape[1], fake[0].shape[1])
+        embedded = [
+            F.pad(discriminator.embed(ids).detach(), (0, 0, 0, width - ids.shape[1])) for ids, _ in (real, fake)
+        ]
+        lengths = torch.maximum(real[1], fake[1])
+        total = total + settings.gradient_penalty * gradient_penalty(
+            lambda mixed: discriminator.score(mixed, lengths).sequence,
+            *embedded,
+            generator=stream(total.device, "gradient-penalty", *name),
+        )
+    return total
+
+
+def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tensor:
+    """Summed KL(parent || generator) of the next token over the real positions of ``batch``, nats."""
+    with torch.no_grad():
+        truth = F.log_softmax(parent(batch.inputs)[batch.mask].float(), dim=-1)
+    own = F.log_softmax(generator(batch.inputs)[batch.mask].float(), dim=-1)
+    return F.kl_div(own, truth, reduction="sum", log_target=True)
+
+
+def mean_entropy(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Mean entropy of the next-token distributions on sampled text, nats a token."""
+    log_probs = F.log_softmax(logits.float(), dim=-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    mask = torch.arange(entropy.shape[1], device=lengths.device) < lengths[:, None]
+    return entropy[mask].mean()
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """``batch`` as micro-batches of at most ``size`` texts."""
+    return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
+
+
+def report_stop(run: Experiment, selection: Selection, too_far: bool, step: int, parent_nll: float) -> None:
+    """Say why the phase ended before its last step, if it did."""
+    best = f"dev NLL was best at step {selection.best_step} ({selection.best:.4f}; parent {parent_nll:.4f})"
+    if too_far:
+        limit = run.config.adversarial.max_nll_rise
+        say(f"stopped at step {step}: dev NLL rose more than max_nll_rise={limit} above the parent's; {best}")
+    elif selection.exhausted:
+        say(f"stopped early at step {step}: {best}")

@@ -1,0 +1,73 @@
+"""Calibration of a trained generator: two scalars fitted on held-out text and folded into the weights.
+
+A generator trained by maximum likelihood is over-confident, and words that it has never seen stand as ``<unk>``
+in held-out text far more often than in training text. A softmax temperature (Guo et al. 2017,
+https://arxiv.org/abs/1706.04599) and a bias on the ``<unk>`` logit mend both. Both are folded in exactly: the
+temperature into the last layer norm, the bias into ``logit_bias``. So sampling, likelihood and later training
+all see the calibrated model, and no other code has to know.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textgan.data.dataset import TokenDataset, eval_batches
+from textgan.models.generator import Generator
+
+MAX_LOGITS = 2**26  # numbers held at once while fitting (256 MiB); dev tokens beyond that are left out
+
+
+@torch.no_grad()
+def calibrate(generator: Generator, dev: TokenDataset, *, unk_id: int | None, device: torch.device) -> dict[str, float]:
+    """Fit temperature and <unk> bias on ``dev`` and fold them into ``generator``, in place.
+
+    Returns:
+        ``temperature`` (divides the logits), ``unk_bias`` (added to the logit of ``unk_id``, 0 where there is
+        none), and dev NLL on the fitted tokens ``nll_before``, ``nll_after`` (nats a token).
+    """
+    logits, targets = _held_out_logits(generator, dev, device)
+
+    def nll(parameters: Tensor) -> Tensor:
+        scaled = logits / parameters[0].exp()
+        if unk_id is not None:
+            scaled = scaled + parameters[1] * F.one_hot(torch.tensor(unk_id, device=device), logits.shape[1])
+        return F.cross_entropy(scaled, targets)
+
+    parameters = torch.zeros(2, device=device)
+    before = nll(parameters).item()
+    with torch.enable_grad():
+        parameters.requires_grad_()
+        optimizer = torch.optim.LBFGS([parameters], max_iter=30, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = nll(parameters)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    temperature, unk_bias = parameters[0].exp().item(), parameters[1].item()
+    after = nll(parameters).item()
+    if not after < before:  # already at the optimum: leave the weights as they are, to the bit
+        return {"temperature": 1.0, "unk_bias": 0.0, "nll_before": before, "nll_after": before}
+    generator.ln_f.weight.div_(temperature)
+    generator.ln_f.bias.div_(temperature)
+    generator.logit_bias.div_(temperature)
+    if unk_id is not None:
+        generator.logit_bias[unk_id] += unk_bias
+    return {"temperature": temperature, "unk_bias": unk_bias, "nll_before": before, "nll_after": after}
+
+
+def _held_out_logits(generator: Generator, dev: TokenDataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits (M, V) and targets (M,) of as many dev tokens as ``MAX_LOGITS`` allows, texts in seeded order."""
+    budget = max(1, MAX_LOGITS // generator.vocab_size)
+    order = torch.randperm(len(dev), generator=torch.Generator().manual_seed(0))
+    kept = order[dev.lengths[order].cumsum(0) <= budget]
+    kept = kept if len(kept) else order[:1]
+    logits, targets = [], []
+    generator.eval()
+    for rows in eval_batches(dev.lengths[kept], 64):
+        batch = dev.batch(kept[rows]).to(device)
+        logits.append(generator(batch.inputs)[batch.mask].float())
+        targets.append(batch.targets[batch.mask])
+    return torch.cat(logits), torch.cat(targets)

@@ -1,0 +1,237 @@
+"""Checkpoints: folders that can be sampled from alone, written whole or not at all.
+
+    checkpoints/step-00000200/   model.safetensors   the weights that are evaluated and sampled (the average)
+                                 config.yaml         the whole resolved config
+                                 tokenizer.json
+                                 generation.yaml     decoding defaults
+                                 state.pt            what resuming needs beside: raw weights, optimisers, ...
+                                 meta.json           format version, step, phase, metrics, data fingerprint
+    checkpoints/mle/             the end of the MLE phase (the parent of an adversarial phase), calibrated
+    checkpoints/last, best       one line: the name of a folder
+
+A folder is written beside, flushed to disk, and renamed; a pointer likewise. No pickle is executed: weights
+are safetensors, ``state.pt`` is read with ``weights_only=True``.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import textgan
+from textgan.config import Config
+from textgan.configfile import dump_config, load_config
+from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from textgan.errors import UserError
+from textgan.models.generator import Generator
+
+FORMAT = 1
+POINTERS = ("best", "last")
+FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
+
+
+@dataclass(frozen=True)
+class SamplingModel:
+    """What ``textgan sample`` needs of a checkpoint."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    config: Config
+    path: Path
+    step: int
+    meta: dict[str, Any]
+
+
+def build_generator(config: Config, vocab_size: int) -> Generator:
+    """A fresh generator of the config's shape."""
+    shape = config.generator
+    return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    generator: Generator,
+    config: Config,
+    tokenizer: Tokenizer,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+) -> Path:
+    """Write checkpoint ``folder`` (replacing one of that name) so that a kill leaves the old, the new or none."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    save_tokenizer(tokenizer, partial / "tokenizer.json")
+    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size - 1}
+    (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
+    torch.save(state, partial / "state.pt")
+    meta = {"format": FORMAT, "textgan": textgan.__version__, "torch": torch.__version__, **meta}
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    for path in [*partial.iterdir(), partial]:
+        _flush(path)
+    if folder.exists():  # rename onto a full folder fails; step folders repeat only after a resume
+        stale = folder.with_name(f".{folder.name}.stale")
+        shutil.rmtree(stale, ignore_errors=True)
+        folder.rename(stale)
+        partial.rename(folder)
+        shutil.rmtree(stale)
+    else:
+        partial.rename(folder)
+    _flush(folder.parent)
+    return folder
+
+
+def point(folder: Path, name: str) -> None:
+    """Let the pointer ``name`` (``last`` or ``best``) beside checkpoint ``folder`` name that folder."""
+    write_atomically(folder.parent / name, folder.name + "\n")
+
+
+def prune(root: Path, keep_last: int) -> None:
+    """Delete all but the newest ``keep_last`` step folders; what a pointer names and ``mle`` stay."""
+    pointed = {read_pointer(root, name) for name in POINTERS}
+    steps = sorted(path for path in root.glob("step-*") if path.is_dir())
+    for path in steps[:-keep_last]:
+        if path.name not in pointed:
+            shutil.rmtree(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_pointer(root: Path, name: str) -> str | None:
+    path = root / name
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
+    """The checkpoint folder that ``path`` means: itself, or the ``prefer``-red (else last) one of a run.
+
+    Raises:
+        UserError: nothing there, or not a whole checkpoint; names the newest good one where there is one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run folder (runs/NAME) or a checkpoint folder in it")
+    root = path if path.name == "checkpoints" else path / "checkpoints"
+    if root.is_dir():
+        names = [read_pointer(root, prefer), *(read_pointer(root, p) for p in POINTERS)]
+        name = next((n for n in names if n), None)
+        if name is None:
+            raise UserError(f"{root} holds no checkpoint yet; train longer, or give another run")
+        path = root / name
+    if not path.is_dir():
+        raise UserError(f"{path} is not a checkpoint folder; give runs/NAME or one in it{_newest_good(path)}")
+    check_checkpoint(path)
+    return path
+
+
+def check_checkpoint(path: Path) -> dict[str, Any]:
+    """The checked ``meta.json`` of checkpoint ``path``; UserError when it is foreign, cut short or too new."""
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise UserError(f"{path} is not a whole checkpoint: no {', '.join(missing)}{_newest_good(path)}")
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        version, step = int(meta["format"]), int(meta["step"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}/meta.json is not a textgan checkpoint's{_newest_good(path)}") from None
+    if version > FORMAT or step < 0:
+        raise UserError(
+            f"{path} was written in checkpoint format {version} by textgan {meta.get('textgan')}; this is "
+            f"{textgan.__version__}, which reads up to format {FORMAT}: upgrade textgan"
+        )
+    return meta
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}/model.safetensors cannot be read ({error}){_newest_good(path)}") from None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The resume state of checkpoint ``path``, on the CPU; no pickled object is ever executed."""
+    try:
+        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken or foreign archive
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}/state.pt cannot be read ({reason}){_newest_good(path)}") from None
+
+
+def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> SamplingModel:
+    """Generator (eval mode, on ``device``), tokenizer and config of a run or checkpoint.
+
+    A run means its best checkpoint (lowest dev NLL in its last phase).
+
+    Raises:
+        UserError: as :func:`find_checkpoint`, or the weights do not fit the config (both shapes are named).
+    """
+    folder = find_checkpoint(path)
+    meta = check_checkpoint(folder)
+    config = load_config(folder / "config.yaml")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    generator = build_generator(config, tokenizer.vocab_size)
+    fill(generator, load_weights(folder), folder)
+    generator.to(device).eval().requires_grad_(False)
+    return SamplingModel(generator, tokenizer, config, folder, meta["step"], meta)
+
+
+def fill(generator: Generator, weights: dict[str, torch.Tensor], origin: Path) -> None:
+    """Copy ``weights`` into ``generator``; UserError with both shapes where they do not fit."""
+    own = generator.state_dict()
+    if set(own) != set(weights):
+        odd = sorted(set(own) ^ set(weights))[0]
+        raise UserError(f"{origin}: the weights are not this generator's: `{odd}` is on one side only")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise UserError(
+                f"{origin}: `{name}` is {tuple(weights[name].shape)} in the checkpoint and "
+                f"{tuple(tensor.shape)} by the config and tokenizer; they do not belong together"
+            )
+    generator.load_state_dict(weights)
+
+
+def _newest_good(path: Path) -> str:
+    """ "; the newest good one is ..." for an error message, or nothing where there is none."""
+    if not path.parent.is_dir():
+        return ""
+    good = []
+    for other in path.parent.iterdir():
+        if other != path and other.is_dir() and all((other / name).is_file() for name in FILES):
+            try:
+                load_file(other / "model.safetensors")
+                good.append((json.loads((other / "meta.json").read_text())["step"], str(other)))
+            except (SafetensorError, OSError, ValueError, KeyError):
+                continue
+    return f"; the newest good one is {max(good)[1]}" if good else ""

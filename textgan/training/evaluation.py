@@ -1,0 +1,164 @@
+"""What is measured of a generator while it trains: likelihood of held-out text, and metrics of its samples.
+
+Everything here reads dev, never test; ``test_likelihood`` is reported at the end of a phase and selects nothing.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from textgan.config import Config
+from textgan.data.corpus import Corpus
+from textgan.data.dataset import TokenDataset, eval_batches
+from textgan.data.tokenizer import Tokenizer
+from textgan.metrics.suite import Scorer
+from textgan.models.generator import Generator
+from textgan.sampling.decode import generate
+
+QUALITY = ("bleu", "nll", "ppl", "valid", "kl")
+
+
+@torch.no_grad()
+def text_nll(generator: Generator, dataset: TokenDataset, *, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Exact negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order."""
+    generator.eval()
+    nll = torch.zeros(len(dataset), dtype=torch.float64)
+    for rows in eval_batches(dataset.lengths, batch_size):
+        batch = dataset.batch(rows).to(device)
+        losses = F.cross_entropy(generator(batch.inputs).float().transpose(1, 2), batch.targets, reduction="none")
+        nll[rows] = (losses.double() * batch.mask).sum(1).cpu()
+    return nll
+
+
+class Evaluator:
+    """Scores generators on one corpus; keeps the reference tables and the real-text values between calls."""
+
+    def __init__(
+        self,
+        config: Config,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        dev: TokenDataset,
+        test: TokenDataset | None,
+        device: torch.device,
+    ):
+        self.settings = config.evaluation
+        self.max_new_tokens = config.generator.block_size - 1
+        self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
+        self.dev, self.test = dev, test
+        self.scorer = Scorer(
+            corpus.dev[: self.settings.max_references],
+            corpus.train,
+            tokenize=self.settings.tokenize,
+            device=device,
+        )
+        self.real: dict[int, dict[str, float]] = {}
+        self.prompts = [
+            encode_prompt(tokenizer, prompt, config.generator.block_size) for prompt in self.settings.prompts
+        ]
+
+    def sample_texts(self, generator: Generator, n: int) -> list[str]:
+        """``n`` free samples at temperature 1, at the evaluation's fixed seed."""
+        samples = generate(
+            generator,
+            [[]] * n,
+            eos_id=self.tokenizer.eos_id,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+        )
+        return [self.tokenizer.decode(sample.ids) for sample in samples]
+
+    def continue_prompts(self, generator: Generator) -> list[str]:
+        """The config's prompts with one continuation each, at the evaluation's fixed seed."""
+        samples = generate(
+            generator,
+            self.prompts,
+            eos_id=self.tokenizer.eos_id,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.settings.seed,
+        )
+        return [self.tokenizer.decode([*sample.prompt_ids, *sample.ids]) for sample in samples]
+
+    def __call__(self, generator: Generator, n: int) -> tuple[dict[str, float], list[str]]:
+        """Tags with values, real-text values beside (``..._real``), and the ``n`` texts that were scored."""
+        generator.eval()
+        texts = self.sample_texts(generator, n)
+        values = {tag(name): value for name, value in self.scorer.score(texts).values.items()}
+        values |= {f"{tag(name)}_real": value for name, value in self._real(n).items()}
+        values |= self.likelihood(generator, self.dev)
+        if self.corpus.oracle is not None:
+            values |= self._against_truth(texts, values["quality/nll_text"])
+        return values, texts
+
+    def likelihood(self, generator: Generator, dataset: TokenDataset) -> dict[str, float]:
+        """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity."""
+        nll = text_nll(generator, dataset, batch_size=self.settings.batch_size, device=self.device)
+        mean = (nll.sum() / dataset.lengths.sum()).item()
+        values = {"quality/nll": mean, "quality/ppl": math.exp(min(mean, 700))}
+        values["quality/nll_text"] = nll.mean().item()
+        known = torch.ones(len(dataset), dtype=torch.bool)
+        if self.tokenizer.unk_id is not None:
+            known = ~_rows_with(dataset, self.tokenizer.unk_id)
+        if known.any() and not known.all():
+            values["quality/nll_known"] = (nll[known].sum() / dataset.lengths[known].sum()).item()
+        return values
+
+    def test_likelihood(self, generator: Generator) -> dict[str, float]:
+        """:meth:`likelihood` of the test split under ``test_...`` names; empty where there is none."""
+        if self.test is None:
+            return {}
+        return {
+            "test_" + name.removeprefix("quality/"): value
+            for name, value in self.likelihood(generator, self.test).items()
+        }
+
+    def _real(self, n: int) -> dict[str, float]:
+        if n not in self.real:
+            self.real[n] = self.scorer.real(n).values
+        return self.real[n]
+
+    def _against_truth(self, texts: list[str], nll_text: float) -> dict[str, float]:
+        """Share of valid samples, their NLL under the truth, and KL(truth || model), all in nats a text."""
+        log_probs = [self.corpus.oracle.log_prob(text) for text in texts]
+        finite = [value for value in log_probs if value > -math.inf]
+        entropy, _ = self.corpus.oracle.entropy()
+        values = {"quality/valid": len(finite) / len(texts), "quality/kl_to_model": nll_text - entropy}
+        if finite:
+            values["quality/nll_true"] = -sum(finite) / len(finite)
+        return values
+
+
+def _rows_with(dataset: TokenDataset, token: int) -> torch.Tensor:
+    """(N,) bool, True for the rows that hold ``token``."""
+    seen = torch.cat([torch.zeros(1, dtype=torch.long), (dataset.tokens == token).cumsum(0)])
+    return seen[dataset.offsets[1:]] > seen[dataset.offsets[:-1]]
+
+
+def tag(name: str) -> str:
+    """TensorBoard tag of a metric's name: ``quality/...`` or ``diversity/...``."""
+    group = "quality" if name.startswith(QUALITY) else "diversity"
+    return f"{group}/{name}"
+
+
+def collapse_alarm(values: dict[str, float]) -> str | None:
+    """One sentence when samples have collapsed beside real text, else None.
+
+    Rings when fewer than 80 % of the unique share of real text is left, or when self-BLEU-4 is above that of as many
+    real texts by more than .15 and by more than half of what was left to 1.
+    """
+    unique, real_unique = values["diversity/unique"], values["diversity/unique_real"]
+    bleu, real_bleu = values["diversity/self_bleu_4"], values["diversity/self_bleu_4_real"]
+    signs = []
+    if unique < 0.8 * real_unique:
+        signs.append(f"only {unique:.0%} of the samples are unique (real text: {real_unique:.0%})")
+    if bleu > real_bleu + max(0.15, 0.5 * (1 - real_bleu)):
+        signs.append(f"self-BLEU-4 is {bleu:.3f} (real text: {real_bleu:.3f})")
+    if not signs:
+        return None
+    return (
+        "mode collapse: "
+        + " and ".join(signs)
+        + "; lower adversarial.lr or adv_ratio, raise mle_weight or kl_weight, or take an earlier checkpoint"
+    )

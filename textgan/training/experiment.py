@@ -1,0 +1,160 @@
+"""What every training method shares: the data, the device, the log, and how a run is evaluated and saved."""
+
+import contextlib
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textgan.config import Config
+from textgan.data.corpus import Corpus
+from textgan.data.dataset import TokenDataset
+from textgan.data.tokenizer import Tokenizer
+from textgan.errors import UserError
+from textgan.models.generator import Generator
+from textgan.training.checkpoint import point, prune, read_pointer, save_checkpoint
+from textgan.training.evaluation import Evaluator, collapse_alarm
+from textgan.training.interrupt import Interrupt
+from textgan.training.logging import RunLogger
+
+
+class TrainingDiverged(UserError):
+    """Losses or gradients are no numbers any more; the message holds the evidence and the way back."""
+
+
+def say(message: str) -> None:
+    """One line of chatter, on stderr so that stdout stays for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Selection:
+    """The best dev NLL of a phase, and how many evaluations ago that was."""
+
+    patience: int
+    best: float = math.inf
+    best_step: int = -1
+    waited: int = 0
+
+    def update(self, nll: float, step: int) -> bool:
+        """Note an evaluation; True when it is the best so far."""
+        if nll < self.best:
+            self.best, self.best_step, self.waited = nll, step, 0
+            return True
+        self.waited += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        return self.patience > 0 and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
+
+
+@dataclass
+class Experiment:
+    """One run: a folder, its data, and the services that the training loops call."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    corpus: Corpus
+    tokenizer: Tokenizer
+    train: TokenDataset
+    dev: TokenDataset
+    evaluator: Evaluator
+    logger: RunLogger
+    interrupt: Interrupt
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Autocast of the networks to bfloat16 where the config asks for it."""
+        if self.config.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def evaluate(self, generator: Generator, step: int) -> dict[str, float]:
+        """Evaluate at the config's number of samples, log values and samples; sounds the collapse alarm."""
+        values, texts = self.evaluator(generator, self.config.evaluation.samples)
+        self.logger.scalars(step, values)
+        self.logger.text(step, "samples/free", _as_list(texts[: self.config.evaluation.show]))
+        if self.config.evaluation.prompts:
+            continued = self.evaluator.continue_prompts(generator)
+            self.logger.text(step, "samples/prompted", _as_list(continued))
+        if alarm := collapse_alarm(values):
+            say(f"warning: step {step}: {alarm}")
+            self.logger.text(step, "samples/alarm", alarm)
+        return values
+
+    def final_scores(self, name: str, generator: Generator, step: int) -> dict[str, Any]:
+        """Metrics at ``final_samples`` texts, and test likelihood, kept as ``results[name]``."""
+        values, _ = self.evaluator(generator, self.config.evaluation.final_samples)
+        metrics = {tag.partition("/")[2]: value for tag, value in values.items()}
+        metrics |= self.evaluator.test_likelihood(generator)
+        self.results[name] = {
+            "step": step,
+            "samples": self.config.evaluation.final_samples,
+            "metrics": metrics,
+        }
+        return self.results[name]
+
+    def save(
+        self,
+        name: str,
+        *,
+        generator: Generator,
+        phase: str,
+        step: int,
+        state: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+        best: bool = False,
+    ) -> Path:
+        """Write checkpoint ``name`` and let ``last`` (and ``best``) point to it; old ones are pruned."""
+        path = save_checkpoint(
+            self.checkpoints / name,
+            generator=generator,
+            config=self.config,
+            tokenizer=self.tokenizer,
+            state={"log_position": self.logger.position(), **state},
+            meta={
+                "step": step,
+                "phase": phase,
+                "data": self.corpus.fingerprint,
+                "threads": torch.get_num_threads(),
+                "metrics": metrics or {},
+                "results": self.results,
+            },
+        )
+        point(path, "last")
+        if best:
+            point(path, "best")
+        prune(self.checkpoints, self.config.checkpoint.keep_last)
+        return path
+
+    def check_finite(self, step: int, **values: Tensor) -> dict[str, float]:
+        """``values`` as floats; raises :class:`TrainingDiverged` when one of them is no finite number."""
+        numbers = {name: float(value.detach()) for name, value in values.items()}
+        if all(map(math.isfinite, numbers.values())):
+            return numbers
+        last = read_pointer(self.checkpoints, "last")
+        good = f"the last good checkpoint is {self.checkpoints / last}" if last else "no checkpoint was saved yet"
+        shown = ", ".join(f"{name}={value:.4g}" for name, value in numbers.items())
+        raise TrainingDiverged(
+            f"training diverged at step {step}: {shown}; {good}; lower the learning rate or grad_clip"
+        )
+
+
+def _as_list(texts: list[str]) -> str:
+    return "\n\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))

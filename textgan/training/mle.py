@@ -1,0 +1,143 @@
+"""Maximum likelihood: the generator learns to predict the next token of real text.
+
+One step is one update of the generator. Losses are summed over tokens and divided by a constant, not by the
+batch's own number of tokens: with batches sorted by length a mean would weight a text by one over its length.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from textgan.data.dataset import Batch, BatchPlan
+from textgan.models.generator import Generator
+from textgan.training.calibrate import calibrate
+from textgan.training.checkpoint import build_generator, fill, find_checkpoint, load_weights
+from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.progress import Progress
+from textgan.training.seeding import seed_dropout, stream_seed
+
+
+def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
+    """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
+    targets = batch.targets.masked_fill(~batch.mask, -100)
+    logits = generator(batch.inputs)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+
+
+def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generator, int]:
+    """Run the MLE phase (from ``resumed`` on, where given); returns the calibrated generator and its step."""
+    config, settings = run.config, run.config.mle
+    seed_dropout(config.seed, "init")
+    generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
+    average = WeightAverage(generator, settings.ema)
+    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay)
+    plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "mle"))
+    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    selection = Selection(settings.patience)
+    step = 0
+    if resumed:
+        step = resumed["step"]
+        generator.load_state_dict(resumed["generator"])
+        average.load_state_dict(resumed["average"])
+        optimizer.load_state_dict(resumed["optimizer"])
+        selection.load_state_dict(resumed["selection"])
+
+    with Progress("mle", total=settings.max_steps, done=step) as progress:
+        while step < settings.max_steps and not selection.exhausted:
+            lr = lr_at(
+                step,
+                total_steps=settings.max_steps,
+                peak=settings.lr,
+                warmup_steps=settings.warmup_steps,
+                final_ratio=settings.final_lr_ratio,
+            )
+            set_lr(optimizer, lr)
+            seed_dropout(config.seed, "mle", step)
+            generator.train()
+            optimizer.zero_grad()
+            loss, seen = 0.0, 0
+            for rows in plan.indices(step).split(settings.batch_size // settings.accumulate):
+                batch = run.train.batch(rows).to(run.device)
+                with run.autocast():
+                    part = mle_loss(generator, batch, tokens)
+                part.backward()
+                loss, seen = loss + part.detach(), seen + int(run.train.lengths[rows].sum())
+            norm = clip_gradients(generator, settings.grad_clip)
+            optimizer.step()
+            average.update()
+            step += 1
+            progress.advance(tokens=seen)
+
+            if step % config.log_every == 0 or step == settings.max_steps:
+                numbers = run.check_finite(step, loss=loss, grad_norm=norm)
+                run.logger.scalars(
+                    step,
+                    {
+                        "train/loss": numbers["loss"],
+                        "train/nll": numbers["loss"] * tokens / seen,
+                        "train/grad_norm": numbers["grad_norm"],
+                        "schedule/lr": lr,
+                    },
+                )
+                run.logger.perf(step, {"tokens_per_s": progress.rate("tokens")})
+                progress.show(nll=numbers["loss"] * tokens / seen)
+            values, best = {}, False
+            if step % config.evaluation.every == 0 or step == settings.max_steps:
+                run.check_finite(step, loss=loss, grad_norm=norm)
+                with progress.paused():
+                    values = run.evaluate(average.module, step)
+                best = selection.update(values["quality/nll"], step)
+                progress.show(dev_nll=values["quality/nll"])
+            if best or step % config.checkpoint.every == 0 or selection.exhausted or run.interrupt.requested:
+                run.check_finite(step, loss=loss, grad_norm=norm)
+                run.save(
+                    f"step-{step:08d}",
+                    generator=average.module,
+                    phase="mle",
+                    step=step,
+                    state={
+                        "phase": "mle",
+                        "step": step,
+                        "generator": generator.state_dict(),
+                        "average": average.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "selection": selection.state_dict(),
+                    },
+                    metrics=values,
+                    best=best,
+                )
+            if run.interrupt.requested:
+                raise KeyboardInterrupt
+
+    return finish(run, average.module, selection, step), step
+
+
+def finish(run: Experiment, generator: Generator, selection: Selection, step: int) -> Generator:
+    """The phase's best weights, calibrated, evaluated and saved as checkpoint ``mle``."""
+    if selection.exhausted:
+        say(
+            f"stopped early at step {step}: dev NLL was best at step {selection.best_step} "
+            f"({selection.best:.4f} nats a token)"
+        )
+    best = find_checkpoint(run.folder, prefer="best")
+    fill(generator, load_weights(best), best)
+    if run.config.mle.calibrate:
+        fitted = calibrate(generator, run.dev, unk_id=run.tokenizer.unk_id, device=run.device)
+        say(
+            "calibrated on dev: softmax temperature {temperature:.3f}, <unk> bias {unk_bias:+.2f}, "
+            "NLL {nll_before:.4f} -> {nll_after:.4f} nats a token".format(**fitted)
+        )
+    values = run.evaluate(generator, step)
+    run.final_scores("mle", generator, step)
+    run.save(
+        "mle",
+        generator=generator,
+        phase="mle",
+        step=step,
+        state={"phase": "mle-done", "step": step},
+        metrics=values,
+        best=True,
+    )
+    return generator

@@ -1,0 +1,73 @@
+"""Optimiser, learning-rate schedule, weight average and gradient norms."""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(model: nn.Module, *, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, foreach=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def lr_at(step: int, *, total_steps: int, peak: float, warmup_steps: int, final_ratio: float) -> float:
+    """Learning rate of update ``step`` (from 0): linear warm-up, then a cosine down to ``final_ratio * peak``."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return peak * (final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters, as a model of its own.
+
+    The decay warms up as ``min(decay, (1 + n) / (10 + n))`` so that the random start is soon forgotten.
+    ``module`` is what gets evaluated, sampled and saved. Decay 0 tracks the model itself, without a copy.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model = model
+        self.decay = decay
+        self.updates = 0
+        self.module = copy.deepcopy(model).requires_grad_(False) if decay else model
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        if self.decay:
+            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            torch._foreach_lerp_(list(self.module.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates, "weights": self.module.state_dict() if self.decay else None}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        if self.decay:
+            self.module.load_state_dict(state["weights"])
+
+
+def grad_norm(grads: Iterable[Tensor | None]) -> Tensor:
+    """Euclidean norm over all gradients together, a scalar tensor."""
+    return nn.utils.get_total_norm([g for g in grads if g is not None])
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+    """Scale the model's gradients so that their norm is at most ``max_norm`` (0: leave); returns the norm before."""
+    norm = grad_norm(p.grad for p in model.parameters())
+    if max_norm:
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+    return norm

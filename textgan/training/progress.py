@@ -1,0 +1,87 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines where stderr is piped."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Counts the steps of ``label`` up to ``total``, ``done`` of which lie before this process.
+
+    Rates leave out what runs inside :meth:`paused`. Nothing here touches results: it writes to stderr only.
+    """
+
+    def __init__(self, label: str, *, total: int, done: int = 0):
+        self.label, self.total, self.steps = label, total, done
+        self._start_steps = done
+        self._counts: dict[str, int] = {}
+        self._numbers: dict[str, float] = {}
+        self._began = self._last_line = time.monotonic()
+        self._paused_s = 0.0
+        self._bar: Bar | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[shown]}"),
+            )
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(label, total=total, completed=done, shown="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, **counts: int) -> None:
+        """One step is done; ``counts`` (such as ``tokens=812``) add up for :meth:`rate`."""
+        self.steps += 1
+        for name, count in counts.items():
+            self._counts[name] = self._counts.get(name, 0) + count
+        if self._bar:
+            self._bar.update(self._task, completed=self.steps)
+
+    def rate(self, name: str) -> float:
+        """``steps``, or a count of :meth:`advance`, a second since this process began."""
+        seconds = max(1e-9, time.monotonic() - self._began - self._paused_s)
+        return (self.steps - self._start_steps if name == "steps" else self._counts[name]) / seconds
+
+    def show(self, **numbers: float) -> None:
+        """Remember ``numbers`` and show them: beside the bar, or as a line every ten seconds."""
+        self._numbers |= numbers
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._numbers.items())
+        if self._bar:
+            self._bar.update(self._task, shown=f"{self.rate('steps'):.1f} steps/s  {shown}")
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_EVERY_S or self.steps >= self.total:
+            self._last_line = now
+            left = (self.total - self.steps) / max(1e-9, self.rate("steps"))
+            line = f"{self.label} {self.steps}/{self.total}  {self.rate('steps'):.1f} steps/s  "
+            print(f"{line}{_clock(left)} left  {shown}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count in rates."""
+        began = time.monotonic()
+        yield
+        self._paused_s += time.monotonic() - began
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,294 @@
+"""One run from config to results: read the data, run the phases, leave a folder that explains itself.
+
+runs/NAME/   config.yaml, tokenizer.json      what was run
+             checkpoints/                     see checkpoint.py
+             events.out.tfevents...           TensorBoard
+             metrics.jsonl                    every logged value, bit-equal when resumed
+             timing.jsonl                     rates and times
+             results.json                     the final table, with the signature of its metrics
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textgan.config import Config
+from textgan.configfile import dump_config, load_config
+from textgan.data.corpus import Corpus, load_corpus
+from textgan.data.dataset import TokenDataset, build_dataset
+from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from textgan.errors import UserError
+from textgan.models.generator import Generator
+from textgan.training.adversarial import build_discriminator, train_adversarial
+from textgan.training.checkpoint import (
+    build_generator,
+    check_checkpoint,
+    fill,
+    find_checkpoint,
+    load_for_sampling,
+    load_state,
+    load_weights,
+    write_atomically,
+)
+from textgan.training.evaluation import Evaluator
+from textgan.training.experiment import Experiment, say
+from textgan.training.interrupt import Interrupt
+from textgan.training.logging import RunLogger
+from textgan.training.mle import train_mle
+
+# What a resumed run may change: where and how fast it computes, not what.
+RESUME_MAY_CHANGE = ("device", "threads")
+
+
+def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train as ``config`` says into run ``folder`` (made here, or resumed); returns the content of results.json.
+
+    Raises:
+        UserError: bad data or config, a folder that is in use, nothing to resume, divergence.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when everything is saved.
+    """
+    device = pick_device(config.device)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.set_flush_denormal(True)  # denormals in AdamW's moments cost CPUs a factor of four
+    last = resume_point(config, folder) if resume else None
+    state = load_state(last) if last else None
+    parent_of = config.adversarial.init_from if config.adversarial else None
+    if not last and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; give another --run, or --resume to go on with it")
+
+    corpus = read_corpus(config)
+    tokenizer = load_tokenizer(folder / "tokenizer.json") if last else make_tokenizer(config, corpus)
+    splits = encode(config, corpus, tokenizer)
+    if last:
+        check_same_data(last, corpus)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "config.yaml", dump_config(config))
+        save_tokenizer(tokenizer, folder / "tokenizer.json")
+    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
+    resumed_at = (state["step"], state["log_position"]) if state else None
+    if state:
+        say(f"resuming {folder} at step {state['step']}")
+    with Interrupt() as interrupt:
+        logger = RunLogger(folder, config=config, resume=resumed_at)
+        status = "failed"
+        try:
+            run = Experiment(
+                config,
+                folder,
+                device,
+                corpus,
+                tokenizer,
+                splits["train"],
+                splits["dev"],
+                evaluator,
+                logger,
+                interrupt,
+                results=check_checkpoint(last)["results"] if last else {},
+            )
+            run_phases(run, state, parent_of)
+            results = write_results(run)
+            logger.summary({name: entry["metrics"] for name, entry in run.results.items()})
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            logger.close(status)
+    return results
+
+
+def default_folder(name: str, *, resume: bool) -> Path:
+    """``runs/NAME``, or NAME-2, NAME-3 ... : the first that is free; for ``resume`` the newest there is."""
+    taken = 0
+    while (folder := _numbered(name, taken + 1)).exists() and any(folder.iterdir()):
+        taken += 1
+    return _numbered(name, max(1, taken) if resume else taken + 1)
+
+
+def _numbered(name: str, number: int) -> Path:
+    return Path("runs") / (name if number == 1 else f"{name}-{number}")
+
+
+def run_phases(run: Experiment, state: dict[str, Any] | None, parent_of: str | None) -> None:
+    """Run what the config asks for and ``state`` (of the last checkpoint, where resumed) has not done yet."""
+    phase = state["phase"] if state else None
+    if phase in (None, "mle") and run.config.mle:
+        generator, step = train_mle(run, state)
+    elif phase is None:
+        generator, step = adopt_parent(run, parent_of)
+    else:  # the parent of an adversarial phase under way, or the end of everything
+        folder = run.checkpoints / "mle"
+        generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
+        fill(generator, load_weights(folder), folder)
+        step = check_checkpoint(folder)["step"]
+    if run.config.adversarial is None or "adversarial" in run.results:
+        return
+    generator, step = train_adversarial(run, generator, step, state if phase == "adversarial" else None)
+    run.final_scores("adversarial", generator, step)
+    best = find_checkpoint(run.folder, prefer="best")
+    if check_checkpoint(best)["step"] != step:
+        fill(generator, load_weights(best), best)
+        run.final_scores("adversarial (best dev NLL)", generator, check_checkpoint(best)["step"])
+
+
+def adopt_parent(run: Experiment, parent_of: str) -> tuple[Generator, int]:
+    """The generator of another run as this run's parent: evaluated and saved here as checkpoint ``mle``."""
+    parent = load_for_sampling(parent_of, run.device)
+    say(f"starting from {parent.path} (step {parent.step})")
+    generator, step = parent.generator, parent.step
+    values = run.evaluate(generator, step)
+    run.final_scores("mle", generator, step)
+    state = {"phase": "mle-done", "step": step}
+    run.save("mle", generator=generator, phase="mle", step=step, state=state, metrics=values, best=True)
+    return generator.requires_grad_(True), step
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` means here; UserError when there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device here; use --device auto or cpu")
+    return torch.device(name)
+
+
+def read_corpus(config: Config) -> Corpus:
+    """The config's corpus, with what was found in it said on stderr; every split that training needs has texts."""
+    values = config.data.model_dump(exclude={"too_long"})
+    corpus = load_corpus(values.pop("source"), **values)
+    for line in corpus.report.lines():
+        say(line)
+    for split in ("train", "dev"):
+        if not getattr(corpus, split):
+            raise UserError(
+                f"{config.data.source}: no text is left for {split}; give more texts, data.{split}=FILE, or "
+                "other data.dev_fraction and data.test_fraction"
+            )
+    return corpus
+
+
+def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
+    """The tokenizer of the run's parent where there is one, else a new one trained on the training split."""
+    if config.adversarial is not None and config.adversarial.init_from is not None:
+        return parent_tokenizer(config)
+    values = config.tokenizer
+    return train_tokenizer(
+        values.kind,
+        corpus.train,
+        vocab_size=values.vocab_size,
+        min_count=values.min_count,
+        lowercase=config.data.lowercase,
+    )
+
+
+def parent_tokenizer(config: Config) -> Tokenizer:
+    """Tokenizer of ``adversarial.init_from``; UserError where that run's generator has another shape."""
+    parent = load_for_sampling(config.adversarial.init_from)
+    own, other = config.generator.model_dump(), parent.config.generator.model_dump()
+    odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if k != "dropout" and own[k] != other[k]]
+    if odd:
+        raise UserError(
+            f"adversarial.init_from={config.adversarial.init_from} has another generator: {', '.join(odd)}; "
+            "give this config the same generator section"
+        )
+    return parent.tokenizer
+
+
+def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenDataset | None]:
+    """Token rows of the three splits (test: None where it is empty); says how many texts were too long."""
+    datasets = {}
+    for name in ("train", "dev", "test"):
+        texts = getattr(corpus, name)
+        if not texts:
+            datasets[name] = None
+            continue
+        datasets[name], long = build_dataset(
+            texts, tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
+        )
+        if long:
+            done = {"drop": "left out", "window": "cut into windows"}[config.data.too_long]
+            say(
+                f"{name}: {long} of {len(texts)} texts are longer than generator.block_size="
+                f"{config.generator.block_size} tokens and were {done}"
+            )
+    return datasets
+
+
+def resume_point(config: Config, folder: Path) -> Path:
+    """The checkpoint to go on from; UserError where there is none or where ``config`` is not the run's."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"nothing to resume: {folder} holds no run; leave --resume away to start one")
+    given, kept = flatten(config), flatten(load_config(folder / "config.yaml"))
+    odd = [k for k in sorted(given.keys() | kept.keys()) if given.get(k) != kept.get(k)]
+    odd = [k for k in odd if k not in RESUME_MAY_CHANGE]
+    if odd:
+        shown = "; ".join(f"{k} was {kept.get(k)!r}, now {given.get(k)!r}" for k in odd[:5])
+        raise UserError(f"{folder} was started with other settings ({shown}); give the same ones, or another --run")
+    return find_checkpoint(folder, prefer="last")
+
+
+def check_same_data(last: Path, corpus: Corpus) -> None:
+    meta = check_checkpoint(last)
+    if meta["data"] != corpus.fingerprint:
+        raise UserError(
+            f"the data has changed since {last} was written (fingerprint {meta['data'][:12]} then, "
+            f"{corpus.fingerprint[:12]} now); bring the old data back, or start a new run"
+        )
+    if meta["threads"] != torch.get_num_threads():
+        say(
+            f"warning: {last} was made with {meta['threads']} threads, now there are "
+            f"{torch.get_num_threads()}: the bits will differ (set threads={meta['threads']})"
+        )
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The config as ``{"mle.lr": 0.001, ...}``; a section that is off is one key with None."""
+    flat = {}
+    for key, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def write_results(run: Experiment) -> dict[str, Any]:
+    """Write and return results.json: real text, each phase, and the signature of the metrics."""
+    signature = run.evaluator.scorer.score(["signature"]).signature
+    signature["n"] = run.config.evaluation.final_samples
+    results = {
+        "run": str(run.folder),
+        "data": run.corpus.fingerprint,
+        "phases": run.results,
+        "signature": signature,
+    }
+    write_atomically(run.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
+    return results
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """What ``train`` would do, without doing it: data, vocabulary, parameters and steps (for --dry-run)."""
+    corpus = read_corpus(config)
+    tokenizer = make_tokenizer(config, corpus)
+    splits = encode(config, corpus, tokenizer)
+    rows = {name: len(data) if data else 0 for name, data in splits.items()}
+    generator = build_generator(config, tokenizer.vocab_size)
+    facts = {
+        "rows": rows,
+        "tokens_a_row": splits["train"].lengths.double().mean().item(),
+        "vocab_size": tokenizer.vocab_size,
+        "generator_parameters": generator.num_parameters(),
+        "phases": {},
+    }
+    for name in ("mle", "adversarial"):
+        phase = getattr(config, name)
+        if phase:
+            epochs = phase.max_steps * phase.batch_size / rows["train"]
+            facts["phases"][name] = {"steps": phase.max_steps, "epochs": epochs}
+    if config.adversarial:
+        critic = build_discriminator(config, tokenizer.vocab_size)
+        facts["discriminator_parameters"] = sum(p.numel() for p in critic.parameters())
+    return facts

@@ -34,7 +34,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """`x` with a share `p` of its entries set to zero and the others scaled up so that the mean is kept.
 
     On a CPU `F.dropout` draws one Bernoulli number at a time and takes a fifth of a training step. Sixteen
-    random bits an entry, four entries from each 64-bit draw, do it in half the time; `p` is rounded to 1/65536
+    random bits an entry, four entries from a 64-bit draw, do it in half the time; `p` is rounded to 1/65536
     and the scale uses the rounded value. Reads the global random state, as `F.dropout` does.
     """
     if x.device.type != "cpu":
@@ -87,7 +87,7 @@ def attend(
         mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
+    weights = torch.softmax(scores, dim=-1)
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
 
 

@@ -39,6 +39,7 @@ _nltk = NLTKWordTokenizer()
 
 _CLOSING = frozenset([*".,:;!?%)]}>”»…"])
 _OPENING = frozenset([*"([{<$#@“‘«„"])
+_SENTENCE_MARKS = frozenset([".", "!", "?"])
 _TIGHT = frozenset(["--", "\u2012", "—", "―"])
 _SUFFIXES = frozenset(["'s", "'m", "'d", "'ll", "'re", "'ve", "n't", "'ye", "'n"])
 _CLITICS = frozenset(["s", "m", "d", "t", "ll", "re", "ve"])
@@ -99,53 +100,80 @@ def _split_plain(sentence: str) -> list[str]:
 
 def join_words(words: Sequence[str]) -> str:
     """Words as running text with normal spacing: the inverse of `split_words` up to what the module lists."""
+    quotes = {**_glue_double_quotes(words), **_glue_single_quotes(words)}
     pieces: list[str] = []
-    previous = ""  # the last token; "" also where nothing may be put before the next one
-    tight = True  # whether the next token stands directly after this one
-    open_double = open_single = False
-    singles_left = sum(word == "'" for word in words)
-    # NLTK tells an opening from a closing double quote by the space before it, so where the marks stand alone
-    # (text that was tokenized before) it finds openings only: then they open and close in turn.
-    in_turn = sum((word == "``") - (word == "''") for word in words) >= 2
+    previous, tight = "", True  # tight: the next token stands directly after the previous one
     for i, word in enumerate(words):
         following = words[i + 1] if i + 1 < len(words) else ""
-        surface, glue_left, glue_right = word, False, False
-        if word in _CLOSING or word.strip(".") == "":
+        glue_left = glue_right = False
+        if i in quotes:
+            glue_left, glue_right = quotes[i]
+        elif word in _CLOSING or not word.strip("."):
             glue_left = True
         elif word in _OPENING:
             glue_right = True
-        elif word in ("``", "''"):
-            surface = '"'
-            odd = bool(previous) and (_is_cjk(previous[-1]) or previous in _TIGHT)
-            if open_double:
-                closes = word == "''" or odd or in_turn
-            else:
-                closes = word == "''" and not odd
-            glue_left, glue_right, open_double = closes, not closes, not closes
-        elif word in ("'", "’"):
-            singles_left -= word == "'"
-            after_word = previous[-1:].isalnum()
-            if after_word and following.lower() in _CLITICS:
-                glue_left = glue_right = True
-            elif word == "’" or open_single:
-                glue_left, open_single = True, False
-            elif following.lower() in _ELISIONS:
-                glue_right = True
-            elif singles_left or not previous or not (after_word or previous in ".!?"):
-                glue_right = open_single = True
-            else:
-                glue_left = True
         elif word in _TIGHT or (word == "–" and previous[-1:].isdigit() and following[:1].isdigit()):
             glue_left = glue_right = True
         elif word.lower() in _SUFFIXES:
-            glue_left = previous[-1:].isalpha() or previous[-1:].isdigit()
+            glue_left = previous[-1:].isalnum()
         elif (previous.lower(), word.lower()) in _CUT_WORDS:
             glue_left = True
         if not (tight or glue_left or _is_cjk(word[0]) or _is_cjk(previous[-1])):
             pieces.append(" ")
-        pieces.append(surface)
+        pieces.append('"' if word in ("``", "''") else word)
         previous, tight = word, glue_right
     return "".join(pieces)
+
+
+def _glue_double_quotes(words: Sequence[str]) -> dict[int, tuple[bool, bool]]:
+    """By place: whether the mark stands directly after the token before it, and before the one after it."""
+    # NLTK tells an opening from a closing mark by the space before it, so where the marks stand alone (text
+    # that was tokenized before) it finds openings only: then they open and close in turn.
+    in_turn = sum((word == "``") - (word == "''") for word in words) >= 2
+    glue, is_open = {}, False
+    for i, word in enumerate(words):
+        if word not in ("``", "''"):
+            continue
+        previous = words[i - 1] if i else ""
+        spaceless = bool(previous) and (_is_cjk(previous[-1]) or previous in _TIGHT)
+        if is_open:
+            closes = word == "''" or spaceless or in_turn
+        else:
+            closes = word == "''" and not spaceless
+        glue[i] = (closes, not closes)
+        is_open = not closes
+    return glue
+
+
+def _glue_single_quotes(words: Sequence[str]) -> dict[int, tuple[bool, bool]]:
+    """As `_glue_double_quotes`, for apostrophes and quotes that stand alone, which look the same."""
+    places = [i for i, word in enumerate(words) if word in ("'", "’")]
+    following = {i: words[i + 1].lower() if i + 1 < len(words) else "" for i in places}
+    left = sum(words[i] == "'" and following[i] not in _ELISIONS for i in places)
+    glue, is_open = {}, False
+    for i in places:
+        previous = words[i - 1] if i else ""
+        after_word = previous[-1:].isalnum()
+        if after_word and following[i] in _CLITICS:  # it ' s
+            left -= words[i] == "'"
+            glue[i] = (True, True)
+            continue
+        if words[i] == "’":
+            glue[i] = (True, False)
+            continue
+        if following[i] in _ELISIONS and not (is_open and left % 2):  # ' tis
+            glue[i] = (False, True)
+            continue
+        left -= 1
+        if is_open:
+            opens = False
+        elif after_word:  # after an s it is the genitive, unless the marks after it need a partner
+            opens = left % 2 == 1 or (left > 0 and not previous.endswith("s"))
+        else:
+            opens = left > 0 or previous not in _SENTENCE_MARKS
+        glue[i] = (not opens, opens)
+        is_open = opens
+    return glue
 
 
 def _is_cjk(character: str) -> bool:

@@ -1,0 +1,73 @@
+"""Beam search."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from textgan.sampling.context import Context, check_choice
+
+NEVER = -1e9  # the score of a beam that must not win; finite, so that sums and quotients stay numbers
+
+
+def beam_search(
+    context: Context, limits: Tensor, *, num_beams: int, eos_id: int, penalize: Callable
+) -> list[tuple[list[int], float]]:
+    """Ids and log-probability (of the model itself, nats) of the best continuation of each row.
+
+    As Hugging Face's ``generate(num_beams=k, do_sample=False)`` with ``length_penalty`` 1 and
+    ``early_stopping`` False: a text's score is its mean log-probability a token after penalties (the end
+    counts as a token), and a row is done when k texts have ended and all score at least as well as the best
+    open one does so far.
+
+    Args:
+        context: (B,) rows; used up.
+        limits: (B,) how many tokens each row gets at most, at least 1.
+        num_beams: k, at least 2.
+        eos_id: closes a text.
+        penalize: (logits, context ids, left_pad) -> logits; applied to log-probabilities.
+
+    Raises:
+        UserError: no beam of a row has a token left, or the model's logits are not finite.
+    """
+    B, K, V, device = limits.numel(), num_beams, context.logits.size(-1), limits.device
+    ended: list[list[tuple[float, list[int], float]]] = [
+        [] for _ in range(B)
+    ]  # score, ids, log_prob: the K best
+    rows = torch.arange(B, device=device)  # of the batch, that are still open
+    context.select(rows.repeat_interleave(K))
+    # All beams of a row start equal: only the first may be continued, or they would stay equal.
+    score = torch.full((B, K), NEVER, dtype=context.logits.dtype, device=device)
+    score[:, 0] = 0
+    log_prob = torch.zeros(B, K, dtype=torch.float64, device=device)
+    for t in range(int(limits.max())):
+        gains = context.logits.log_softmax(-1)
+        penalized = penalize(gains, context.ids, context.left_pad)
+        totals = (score.view(-1, 1) + penalized).view(-1, K * V)
+        check_choice(context.logits, totals)
+        # Each beam can end in one way only, so that of 2 K continuations at least K go on.
+        top, index = totals.topk(2 * K)
+        tokens = index % V
+        parents = torch.arange(len(rows), device=device)[:, None] * K + index // V  # rows of the context
+        log_prob = log_prob.flatten()[parents] + gains[parents, tokens]
+
+        at_limit = t + 1 == limits[rows]
+        ends = (tokens == eos_id) | at_limit[:, None]
+        for i, j in ends[:, :K].nonzero().tolist():
+            ids = [*context.ids[parents[i, j], context.ids.size(1) - t :].tolist(), int(tokens[i, j])]
+            kept = ended[int(rows[i])]
+            kept.append((float(top[i, j]) / (t + 1), ids, float(log_prob[i, j])))
+            kept.sort(key=lambda text: -text[0])
+            del kept[K:]
+
+        score, order = (top + ends * NEVER).topk(K)
+        worst = [ended[row][-1][0] if len(ended[row]) == K else NEVER for row in rows.tolist()]
+        improvable = score[:, 0] / (t + 1) > torch.tensor(worst, dtype=score.dtype, device=device)
+        open_rows = (improvable & ~at_limit).nonzero().squeeze(1)
+        if not len(open_rows):
+            break
+        rows, score = rows[open_rows], score[open_rows]
+        log_prob, tokens, parents = (x.gather(1, order)[open_rows] for x in (log_prob, tokens, parents))
+        context.select(parents.flatten())
+        context.append(tokens.flatten())
+    return [(ids, log_prob) for _, ids, log_prob in (kept[0] for kept in ended)]

@@ -1,0 +1,223 @@
+"""Texts out of a generator: ancestral sampling with filters, greedy decoding, beam search."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgan.models.generator import Generator
+from textgan.ops.logits import inverse_cdf, penalties, warpers
+from textgan.sampling.beam import beam_search
+from textgan.sampling.context import Context, check_choice
+
+# Values of the filters that change nothing; None is another.
+NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
+
+
+class Sample(NamedTuple):
+    """One continuation.
+
+    Attributes:
+        prompt_ids: what was given, without the opening token.
+        ids: what was written, the closing end-of-text token included when there is one.
+        log_prob: nats, the sum over all of ``ids`` given the prompt under the model itself: temperature 1, no
+            penalty, no filter, nothing banned, however the ids were chosen. So values of different settings
+            can be compared; it is not the log-probability of the decoder.
+        finish_reason: ``eos`` when the model closed the text, ``length`` when it was cut.
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    log_prob: float
+    finish_reason: Literal["eos", "length"]
+
+
+def row_uniforms(seed: int, first_row: int, n_rows: int, width: int) -> np.ndarray:
+    """Uniforms (n_rows, width), float64, multiples of 2**-32 in [0, 1); row i follows from (seed, i) alone.
+
+    Philox is a counter-based generator: the row number stands in a high word of the counter and the seed
+    is the key, so any row can be had without those before it. Its first numbers do not depend on ``width``.
+    """
+    rows = range(first_row, first_row + n_rows)
+    raw = [np.random.Philox(key=seed, counter=[0, row, 0, 0]).random_raw(width) for row in rows]
+    return (np.stack(raw) >> np.uint64(32)).astype(np.float64) * 2.0**-32
+
+
+@torch.no_grad()
+def generate(
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos_id: int,
+    max_new_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+    repetition_penalty: float | None = None,
+    no_repeat_ngram_size: int | None = None,
+    num_beams: int = 1,
+    banned_ids: Sequence[int] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    first_index: int = 0,
+) -> list[Sample]:
+    """One :class:`Sample` for each prompt, in their order.
+
+    Every text starts with an opening ``eos_id``, which counts as context for the penalties (as the start
+    token does in Hugging Face's ``generate``), then the prompt. Prompts of different lengths share a batch.
+
+    The text of row i depends on the seed, on ``first_index + i``, on its own prompt and on the settings, not
+    on the batch it was drawn in: each row has its own stream of random numbers. What is left is the rounding
+    of the model's arithmetic, which may differ in the last bit between batch sizes and then, rarely, tip a
+    draw. A generator in float64 (``generator.double()``) puts that out of reach.
+
+    Args:
+        generator: switched to eval mode for the call; its device and type are used.
+        prompts: ids without opening token; an empty one is a free text.
+        eos_id: opens and closes every text.
+        max_new_tokens: at least 1, the closing token included. A text never grows beyond what the model can
+            read (``block_size - len(prompt)`` new tokens), which is also the default.
+        temperature: 0 is greedy decoding.
+        top_k: 0 or None is off. This and the next three (see ``ops.logits``) are for sampling only.
+        top_p: in [0, 1]; 1 or None is off.
+        min_p: in [0, 1]; 0 or None is off.
+        typical_p: in (0, 1]; 1 or None is off.
+        repetition_penalty: above 0; 1 or None is off.
+        no_repeat_ngram_size: 0 or None is off.
+        num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
+        banned_ids: never chosen.
+        seed: of the random numbers, 0 to 2**128 - 1.
+        batch_size: rows (times beams) read at once.
+        first_index: number of the first row's random stream; texts k.. of a larger job are those with
+            ``first_index=k``.
+
+    Raises:
+        ValueError: a prompt too long to be continued, or a setting out of range or without effect.
+        UserError: penalties and bans left no token to choose from, or the model's logits are not finite.
+    """
+    warp = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+    }
+    _check(generator, prompts, max_new_tokens, num_beams, batch_size, warp)
+    penalize = partial(
+        penalties,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        banned_ids=banned_ids,
+    )
+    samples = []
+    was_training = generator.training
+    generator.eval()
+    try:
+        rows_at_once = max(1, batch_size // num_beams)
+        for start in range(0, len(prompts), rows_at_once):
+            batch = [list(prompt) for prompt in prompts[start : start + rows_at_once]]
+            limits = [generator.block_size - len(prompt) for prompt in batch]
+            if max_new_tokens is not None:
+                limits = [min(limit, max_new_tokens) for limit in limits]
+            context = Context(generator, [[eos_id, *prompt] for prompt in batch], room=max(limits), pad_id=eos_id)
+            limits = torch.tensor(limits, device=context.ids.device)
+            if num_beams > 1:
+                written = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
+            else:
+                choose = _greedy
+                if temperature > 0:
+                    uniforms = row_uniforms(seed, first_index + start, len(batch), int(limits.max()))
+                    choose = partial(_draw, torch.from_numpy(uniforms).to(limits.device), warp)
+                written = _write(context, limits, eos_id=eos_id, penalize=penalize, choose=choose)
+            samples += [
+                Sample(prompt, ids, log_prob, "eos" if ids[-1] == eos_id else "length")
+                for prompt, (ids, log_prob) in zip(batch, written, strict=True)
+            ]
+    finally:
+        generator.train(was_training)
+    return samples
+
+
+def _write(
+    context: Context, limits: Tensor, *, eos_id: int, penalize: Callable, choose: Callable
+) -> list[tuple[list[int], float]]:
+    """Ids and log-probability of each row, written token by token until its end or its limit."""
+    B, room = limits.numel(), int(limits.max())
+    out = torch.full((B, room), eos_id, device=limits.device)
+    lengths = torch.zeros_like(limits)
+    log_probs = torch.zeros(B, dtype=torch.float64, device=limits.device)
+    rows = torch.arange(B, device=limits.device)  # which row of the batch each row of the context is
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    for t in range(room):
+        scores = penalize(context.logits, context.ids, context.left_pad)
+        check_choice(context.logits, scores)
+        tokens = choose(scores, rows, t)
+        gains = context.logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+        out[rows[alive], t] = tokens[alive]
+        lengths[rows[alive]] = t + 1
+        log_probs[rows[alive]] += gains[alive].double()
+
+        alive &= (tokens != eos_id) & (t + 1 < limits[rows])
+        left = int(alive.sum())
+        if not left:
+            break
+        # Dropping rows copies the cache, so wait for a quarter; but a row at its limit cannot be read on.
+        if left <= 0.75 * len(rows) or bool((t + 1 >= limits[rows]).any()):
+            keep = alive.nonzero().squeeze(1)
+            context.select(keep)
+            tokens, rows, alive = tokens[keep], rows[keep], alive[keep]
+        context.append(tokens)
+    texts = zip(out.tolist(), lengths.tolist(), log_probs.tolist(), strict=True)
+    return [(ids[:length], log_prob) for ids, length, log_prob in texts]
+
+
+def _greedy(scores: Tensor, rows: Tensor, t: int) -> Tensor:
+    return scores.argmax(-1)
+
+
+def _draw(uniforms: Tensor, warp: dict, scores: Tensor, rows: Tensor, t: int) -> Tensor:
+    return inverse_cdf(warpers(scores, **warp), uniforms[rows, t])
+
+
+def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:
+    """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
+    active = [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
+    if num_beams > 1:
+        return "beam search", [*(["temperature"] if temperature != 1 else []), *active]
+    return ("greedy decoding", active) if temperature == 0 else (None, [])
+
+
+def _check(
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | None,
+    num_beams: int,
+    batch_size: int,
+    warp: dict[str, float | None],
+) -> None:
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("num_beams", num_beams),
+        ("batch_size", batch_size),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}={value}` must be at least 1")
+    if warp["temperature"] < 0:
+        raise ValueError(f"`temperature={warp['temperature']}` must not be negative")
+    for name in ("top_p", "min_p", "typical_p"):
+        if warp[name] is not None and not 0 <= warp[name] <= 1:
+            raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
+    way, ignored = without_effect(num_beams=num_beams, **warp)
+    if ignored:
+        raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest >= generator.block_size:
+        raise ValueError(
+            f"a prompt of {longest} tokens cannot be continued: with the opening token the model reads "
+            f"{generator.block_size}"
+        )

@@ -114,9 +114,16 @@ def test_a_quote_without_its_partner_does_not_swallow_spaces():
 
 WORD = st.from_regex(r"[A-Z]?[a-z]{1,6}|[0-9]{1,4}|[a-z]{2,4}'s|(?:did|was)n't", fullmatch=True)
 CLAUSE = st.lists(WORD, min_size=1, max_size=5).map(" ".join)
-SENTENCE = st.tuples(st.lists(CLAUSE, min_size=1, max_size=3).map(", ".join), st.sampled_from(".!?")).map("".join)
+CLAUSES = st.lists(CLAUSE, min_size=1, max_size=3).map(", ".join)
+SENTENCE = st.tuples(CLAUSES, st.sampled_from(".!?")).map("".join)
 QUOTED = st.tuples(SENTENCE, CLAUSE).map(lambda pair: f'"{pair[0]}" {pair[1]} said.')
 JOINED = re.compile(r"\b(can|gim|gon|got|lem|wan) (?=(?:not|me|na|ta)\b)", re.IGNORECASE)
+
+
+@given(st.lists(st.one_of(SENTENCE, QUOTED), min_size=1, max_size=4).map(" ".join))
+@settings(max_examples=200, deadline=None)
+def test_round_trip_of_made_up_prose(text):
+    assert join_words(split_words(text)) == JOINED.sub(r"\1", text)
 
 
 @given(st.text(max_size=60))

@@ -222,7 +222,7 @@ class Adversarial(Section):
         if self.batch_size % self.accumulate:
             problems.append(f"batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 

@@ -3,16 +3,10 @@
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-_SIGNS = (
-    (annotated_types.Gt, "gt", "above"),
-    (annotated_types.Ge, "ge", "at least"),
-    (annotated_types.Lt, "lt", "below"),
-    (annotated_types.Le, "le", "at most"),
-)
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 class FieldType(NamedTuple):
@@ -70,8 +64,8 @@ def _take_apart(annotation: Any, metadata: tuple = ()) -> FieldType:
     limits = tuple(
         f"{word} {getattr(constraint, name)}"
         for constraint in _flat(metadata)
-        for kind, name, word in _SIGNS
-        if isinstance(constraint, kind)
+        for name, word in _LIMITS.items()
+        if hasattr(constraint, name)
     )
     if origin is Literal:
         choices = get_args(annotation)

@@ -35,9 +35,7 @@ def test_counts_are_those_of_dictionaries(rows):
         assert len(set(names)) == len(names)
         got = {
             (names[gram], text): count
-            for gram, text, count in zip(
-                *(t.tolist() for t in (counts.gram, counts.text, counts.count)), strict=True
-            )
+            for gram, text, count in zip(*(t.tolist() for t in (counts.gram, counts.text, counts.count)), strict=True)
         }
         expected = {(gram, i): c for i, row in enumerate(rows) for gram, c in Counter(grams(row, n)).items()}
         assert got == expected
@@ -52,9 +50,7 @@ def test_pruning_keeps_every_ngram_that_two_texts_share(rows):
         texts = Counter(counts.gram.tolist())
         return {
             (names[gram], text, count)
-            for gram, text, count in zip(
-                *(t.tolist() for t in (counts.gram, counts.text, counts.count)), strict=True
-            )
+            for gram, text, count in zip(*(t.tolist() for t in (counts.gram, counts.text, counts.count)), strict=True)
             if texts[gram] > 1
         }
 

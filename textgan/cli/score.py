@@ -22,9 +22,7 @@ from textgan.errors import UserError
     " white space, or characters.",
 )
 @click.option("--lowercase", is_flag=True, help="Lower-case everything, references and training texts too.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N texts of each file."
-)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N texts of each file.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_json):
@@ -49,9 +47,7 @@ def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_
 
     from textgan.metrics.suite import Scorer
 
-    scorer = Scorer(
-        reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=_pick_device(device)
-    )
+    scorer = Scorer(reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=_pick_device(device))
     results = {path: scorer.score(lines) for path, lines in texts.items()}
     if as_json:
         objects = {path: {"metrics": r.values, "signature": r.signature} for path, r in results.items()}

@@ -55,8 +55,7 @@ def bleu_scores(hypotheses: Ragged, references: Ragged | References, max_n: int 
         references = reference_table(references, max_n)
     lookup = NgramLookup(references.table)
     matches = [
-        reference_matches(counts, lookup(counts), references.table)
-        for counts in count_ngrams(hypotheses, max_n)
+        reference_matches(counts, lookup(counts), references.table) for counts in count_ngrams(hypotheses, max_n)
     ]
     closest = closest_lengths(hypotheses.lengths, references.lengths)
     return scores_from_matches(torch.stack(matches), hypotheses.lengths, closest)
@@ -108,7 +107,8 @@ def scores_from_matches(matches: Tensor, lengths: Tensor, closest: Tensor) -> Te
     orders = torch.arange(1, len(matches) + 1, device=lengths.device).unsqueeze(1)
     possible = (lengths - orders + 1).clamp_(min=1).double()
     precision = torch.where(matches > 0, matches.double(), EPSILON) / possible
-    mean_log = precision.log().cumsum(0) / orders
+    logs = precision.log()
+    mean_log = torch.stack([logs[:n].mean(0) for n in range(1, len(logs) + 1)])
     length = lengths.double()
     penalty = torch.where(lengths > closest, 0.0, 1 - closest.double() / length)  # 0 / 0: not used
     return torch.where(matches[0] > 0, (mean_log + penalty).exp(), 0.0)

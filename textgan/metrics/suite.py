@@ -231,9 +231,7 @@ class Scorer:
         if not len(texts):
             raise UserError(f"{what} has no texts: give some, or leave it out")
         ids = self._vocabulary
-        return ragged(
-            [[ids.setdefault(word, len(ids)) for word in row] for row in self._split(texts)], self.device
-        )
+        return ragged([[ids.setdefault(word, len(ids)) for word in row] for row in self._split(texts)], self.device)
 
     def _split(self, texts: Iterable[str]) -> Iterable[list[str]]:
         split = TOKENIZE[self.tokenize]

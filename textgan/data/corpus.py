@@ -1,0 +1,233 @@
+"""A corpus: texts in three splits from files or by name, with a report of what was found and a fingerprint."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from textgan.data.named_corpora import ORACLES, Oracle, draw_texts, hf_texts, nltk_texts
+from textgan.data.readers import read_texts
+from textgan.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass
+class CorpusReport:
+    """What was found on the way from the source to the splits.
+
+    source: as it was named. texts: texts read from it, or drawn, before anything was dropped. formats: files by
+    the format they were read as. blank: blank texts skipped. duplicates: copies of an earlier text in what was
+    read, by part ("source", and "dev" and "test" where they are given). dropped: of these, left out of the
+    source. kept_out: drawn dev and test texts left out since they occur in train. sizes: texts by split.
+    overlaps: "dev in train" and so on, the number of texts of the first split that also occur in the second.
+    """
+
+    source: str
+    texts: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    blank: int = 0
+    duplicates: dict[str, int] = field(default_factory=dict)
+    dropped: int = 0
+    kept_out: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    overlaps: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """All fields as plain values, for JSON."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def lines(self) -> list[str]:
+        """The report in a few lines for a person."""
+        how = ", ".join(f"{n} {'file' if n == 1 else 'files'} as {name}" for name, n in self.formats.items())
+        blank = f"; {self.blank:,} blank ones skipped" if self.blank else ""
+        lines = [f"corpus {self.source}: {self.texts:,} texts" + (f" ({how})" if how else "") + blank]
+        lines.append("splits: " + ", ".join(f"{name} {n:,}" for name, n in self.sizes.items()))
+        for part, n in self.duplicates.items():
+            if n:
+                what = "dropped" if part == "source" and self.dropped else "kept"
+                lines.append(f"duplicates in {part}: {n:,} ({what})")
+        if self.kept_out:
+            lines.append(f"dev and test texts left out because they occur in train: {self.kept_out:,}")
+        found = [f"{n:,} {name}" for name, n in self.overlaps.items() if n]
+        lines.append("overlap of the splits: " + (", ".join(found) or "none"))
+        return lines
+
+
+@dataclass
+class Corpus:
+    """Texts in three splits.
+
+    name: the source. fingerprint: SHA-256 (hex) of the texts of the splits, in order. oracle: the true
+    distribution, for corpora drawn from one.
+    """
+
+    name: str
+    train: list[str]
+    dev: list[str]
+    test: list[str]
+    fingerprint: str
+    report: CorpusReport
+    oracle: Oracle | None = None
+
+
+def load_corpus(
+    source: str | Path,
+    *,
+    dev: str | Path | None = None,
+    test: str | Path | None = None,
+    dev_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    format: str = "auto",
+    field: str = "text",
+    encoding: str = "utf-8",
+    size: int = 20_000,
+    seed: int = 0,
+    dedupe: bool = True,
+    lowercase: bool = False,
+    max_chars: int = 100_000,
+    oracle_length: int = 20,
+) -> Corpus:
+    """The corpus `source`, split into train, dev and test.
+
+    Args:
+        source: a file or folder (see `read_texts`), or a name: "stories" and "stories-zh" are `size` texts drawn
+            from the embedded grammars with `seed`, "lstm-oracle" is SeqGAN's with texts of `oracle_length`
+            tokens; "nltk:NAME" is an NLTK corpus by sentences ("nltk:NAME:paras" by paragraphs); "hf:NAME" or
+            "hf:NAME:CONFIG" a Hugging Face data set with column `field`, whose own splits are used.
+        dev, test: files of given splits, which are taken as they are. None: the split is made from the source.
+        dev_fraction, test_fraction: share of the source for a split that is not given; 0 for none. The hash
+            of a text alone decides where it goes: more texts never move the others, and no text is in two
+            splits. Drawn texts are drawn anew instead; those that also occur in train are left out.
+        format, field, encoding, max_chars: how files are read, see `read_texts`.
+        dedupe: drop later copies of a text from the source. Given splits keep theirs, and drawn texts too, for
+            a sample without its duplicates is none of the distribution.
+        lowercase: turn all texts to lower case first.
+
+    Raises:
+        UserError: whatever is wrong with the files, an unknown name, or a split without a text.
+    """
+    if min(dev_fraction, test_fraction) < 0 or dev_fraction + test_fraction >= 1:
+        raise UserError(
+            f"dev_fraction={dev_fraction} and test_fraction={test_fraction} must not be negative and "
+            "must leave something to train on"
+        )
+    source = str(source)
+    report = CorpusReport(source)
+    oracle = None
+    given: dict[str, list[str]] = {}
+
+    def read(path: str | Path) -> list[str]:
+        reading = read_texts(path, format=format, field=field, encoding=encoding, max_chars=max_chars)
+        report.blank += reading.blank
+        for name, n in reading.formats.items():
+            report.formats[name] = report.formats.get(name, 0) + n
+        return reading.texts
+
+    if source in ORACLES:
+        if size < 1:
+            raise UserError(f"size={size} must be at least 1")
+        oracle = ORACLES[source](oracle_length)
+        texts = draw_texts(oracle, size, seed, "train")
+    elif source.startswith("nltk:"):
+        texts = _clean(nltk_texts(source.removeprefix("nltk:")), report)
+    elif source.startswith("hf:"):
+        given = {split: _clean(rows, report) for split, rows in hf_texts(source[3:], field).items()}
+        texts = given.pop("train")
+    elif Path(source).expanduser().exists():
+        texts = read(source)
+    else:
+        raise UserError(_unknown(source))
+    given |= {split: read(path) for split, path in (("dev", dev), ("test", test)) if path is not None}
+    if lowercase:
+        texts = [text.lower() for text in texts]
+        given = {split: [text.lower() for text in rows] for split, rows in given.items()}
+
+    report.texts = len(texts)
+    unique = list(dict.fromkeys(texts))
+    report.duplicates = {"source": len(texts) - len(unique)}
+    report.duplicates |= {split: len(rows) - len(set(rows)) for split, rows in given.items()}
+    if dedupe and oracle is None:
+        report.dropped = len(texts) - len(unique)
+        texts = unique
+
+    fractions = {"dev": dev_fraction, "test": test_fraction}
+    fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
+    if oracle is None:
+        splits = _split_by_hash(texts, fractions) | given
+    else:
+        known = set(texts)
+        splits = {"train": texts, **given}
+        for split, fraction in fractions.items():
+            drawn = draw_texts(oracle, round(size * fraction), seed, split)
+            drawn = [text.lower() if lowercase else text for text in drawn]
+            splits[split] = [text for text in drawn if text not in known]
+            report.kept_out += len(drawn) - len(splits[split])
+    for split in ("train", *(split for split, fraction in fractions.items() if fraction)):
+        if not splits[split]:
+            raise UserError(_empty(split, len(texts), fractions))
+    splits = {split: splits[split] for split in SPLITS}
+    report.sizes = {split: len(rows) for split, rows in splits.items()}
+    report.overlaps = _overlaps(splits)
+    return Corpus(source, **splits, fingerprint=_fingerprint(splits), report=report, oracle=oracle)
+
+
+def _clean(texts: list[str], report: CorpusReport) -> list[str]:
+    kept = [stripped for text in texts if (stripped := text.strip())]
+    report.blank += len(texts) - len(kept)
+    if not kept:
+        raise UserError(f"{report.source} holds no text")
+    return kept
+
+
+def _split_by_hash(texts: Sequence[str], fractions: dict[str, float]) -> dict[str, list[str]]:
+    """Each text by the place of its SHA-256 in 0..1: test from below, dev from above, train between.
+
+    So changing one fraction moves no text between the other two splits.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for text in texts:
+        place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        if place < fractions.get("test", 0):
+            splits["test"].append(text)
+        elif place >= 1 - fractions.get("dev", 0):
+            splits["dev"].append(text)
+        else:
+            splits["train"].append(text)
+    return splits
+
+
+def _overlaps(splits: dict[str, list[str]]) -> dict[str, int]:
+    counts = {split: Counter(rows) for split, rows in splits.items()}
+    pairs = (("dev", "train"), ("test", "train"), ("test", "dev"))
+    return {f"{a} in {b}": sum(n for text, n in counts[a].items() if text in counts[b]) for a, b in pairs}
+
+
+def _fingerprint(splits: dict[str, list[str]]) -> str:
+    digest = hashlib.sha256()
+    for split, rows in splits.items():
+        digest.update(f"{split} {len(rows)}\n".encode())
+        for text in rows:
+            data = text.encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def _unknown(source: str) -> str:
+    names = [*ORACLES, "nltk:NAME", "hf:NAME"]
+    near = difflib.get_close_matches(source, names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"there is no file or folder {source!r}, nor a corpus of that name; named: {', '.join(names)}{hint}"
+
+
+def _empty(split: str, n: int, fractions: dict[str, float]) -> str:
+    if split == "train":
+        return f"no text is left to train on: all {n} went to dev and test; give more texts or smaller fractions"
+    return (
+        f"{split} is empty: none of the {n} texts fell into it ({split}_fraction={fractions[split]}); "
+        f"raise {split}_fraction, give {split} a file, or set {split}_fraction to 0 to go without"
+    )

@@ -1,0 +1,233 @@
+"""Texts out of files: lines, paragraphs, `<|endoftext|>`, JSONL and CSV, with every fault told by file and line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from textgan.data.tokenizer import EOS
+from textgan.errors import UserError
+
+FORMATS = ("auto", "lines", "paragraphs", "endoftext", "jsonl", "csv")
+_BY_SUFFIX = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv"}
+_FOLDER_SUFFIXES = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv")
+# Blank lines separate paragraphs only where they are frequent: a list of lines with a stray blank line is none.
+_PARAGRAPH_LINES = 20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read.
+
+    texts: without white space at their ends, none blank. formats: files by the format they were read as.
+    blank: lines, fields or parts left out because they held only white space (none are counted for paragraphs).
+    """
+
+    texts: list[str]
+    formats: dict[str, int]
+    blank: int
+
+
+def read_texts(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    field: str = "text",
+    encoding: str = "utf-8",
+    max_chars: int = 100_000,
+) -> Reading:
+    """The texts of a file, or of all .txt, .jsonl and .csv files below a folder in the order of their paths.
+
+    Formats: "lines" is one text a line; "paragraphs" are separated by blank lines, "endoftext" by
+    `<|endoftext|>`, both keep line breaks inside a text; "jsonl" has one object with `field` (a string, or a
+    list of strings, which are joined by blank lines) or one string a line; "csv" has a header with `field`
+    (delimiter comma, semicolon or tab). "auto" goes by the suffix, then by the content: a first line that is a
+    JSON object is JSONL; `<|endoftext|>` anywhere is endoftext; blank lines between blocks that have several
+    lines, 20 at most on average, are paragraphs; anything else is lines. Line ends may be Unix's, Windows' or
+    old Mac's; a byte order mark is skipped.
+
+    Raises:
+        UserError: in one line, with the line number where there is one: no such file, an unknown format or
+            encoding, bytes of another encoding, a binary file, invalid JSON or CSV, a missing field, a text
+            longer than `max_chars` characters, no text at all.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    texts: list[str] = []
+    formats: dict[str, int] = {}
+    blank = 0
+    for file in _files_below(path) if path.is_dir() else [path]:
+        content = _decode(file, encoding)
+        found = _format_of(file, content) if format == "auto" else format
+        formats[found] = formats.get(found, 0) + 1
+        for line, text in _parse(file, content, found, field, max_chars):
+            text = text.strip()
+            if text:
+                _check_text(file, line, text, max_chars)
+                texts.append(text)
+            else:
+                blank += 1
+    if not texts:
+        raise UserError(f"{path} holds no text")
+    return Reading(texts, formats, blank)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _FOLDER_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise UserError(f"there is no .txt, .jsonl or .csv file below {folder}")
+    return files
+
+
+def _decode(file: Path, encoding: str) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        raise UserError(f"unknown encoding {encoding!r}; usual ones: utf-8, utf-16, latin-1, gb18030") from None
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    nul = -1 if name.startswith(("utf-16", "utf-32")) else data.find(b"\0")
+    if nul >= 0:
+        raise UserError(
+            f"{_place(file, data, nul)}: a NUL byte: this is no text file (or it is UTF-16: set its encoding)"
+        )
+    try:
+        text = data.decode(name)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{_place(file, data, error.start)}: byte 0x{data[error.start]:02x} is not {encoding}; "
+            "set the file's encoding, such as latin-1 or gb18030"
+        ) from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _place(file: Path, data: bytes, position: int) -> str:
+    line = data.count(b"\n", 0, position) + 1
+    return f"{file}:{line}"
+
+
+def _format_of(file: Path, content: str) -> str:
+    if file.suffix.lower() in _BY_SUFFIX:
+        return _BY_SUFFIX[file.suffix.lower()]
+    if content.lstrip().startswith("{"):
+        try:
+            json.loads(content.lstrip().split("\n", 1)[0])
+            return "jsonl"
+        except ValueError:
+            pass
+    if EOS in content:
+        return "endoftext"
+    lines = [line.strip() for line in content.strip().split("\n")]
+    full = sum(map(bool, lines))
+    blocks = sum(bool(line) and not before for before, line in zip(["", *lines], lines, strict=False))
+    return "paragraphs" if 1 < blocks < full <= _PARAGRAPH_LINES * blocks else "lines"
+
+
+def _parse(file: Path, content: str, format: str, field: str, max_chars: int) -> Iterator[tuple[int, str]]:
+    """(line number, text) of every text; blank ones too."""
+    if format == "lines":
+        body = content.removesuffix("\n")
+        return enumerate(body.split("\n"), 1) if body else iter(())
+    if format == "paragraphs":
+        return _parse_paragraphs(content)
+    if format == "endoftext":
+        return _parse_endoftext(content)
+    if format == "jsonl":
+        return _parse_jsonl(file, content, field)
+    return _parse_csv(file, content, field, max_chars)
+
+
+def _parse_paragraphs(content: str) -> Iterator[tuple[int, str]]:
+    block: list[str] = []
+    for number, line in enumerate([*content.split("\n"), ""], 1):
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield number - len(block), "\n".join(block)
+            block = []
+
+
+def _parse_endoftext(content: str) -> Iterator[tuple[int, str]]:
+    parts = content.strip().removeprefix(EOS).removesuffix(EOS).split(EOS)
+    number = 1 + content[: len(content) - len(content.lstrip())].count("\n")
+    for part in parts:
+        yield number, part
+        number += part.count("\n")
+
+
+def _parse_jsonl(file: Path, content: str, field: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            message = getattr(error, "msg", None) or str(error)
+            raise UserError(f"{file}:{number}: invalid JSON: {message}; there must be one object a line") from None
+        if isinstance(record, str):
+            yield number, record
+        elif isinstance(record, dict):
+            yield number, text_of_record(record, field, f"{file}:{number}")
+        else:
+            raise UserError(f"{file}:{number}: a JSON {type(record).__name__}; there must be one object a line")
+
+
+def text_of_record(record: dict, field: str, place: str) -> str:
+    """The text in `record[field]`: a string, or a list of strings joined by blank lines.
+
+    Raises:
+        UserError: the field is missing or holds anything else; `place` says where.
+    """
+    if field not in record:
+        raise UserError(f"{place}: no field {field!r}; there are: {', '.join(map(str, record)) or 'none'}")
+    value = record[field]
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n\n".join(value)
+    if not isinstance(value, str):
+        raise UserError(f"{place}: field {field!r} holds a {type(value).__name__}, not text")
+    return value
+
+
+def _parse_csv(file: Path, content: str, field: str, max_chars: int) -> Iterator[tuple[int, str]]:
+    header = content.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(max(max_chars, 131_072) + 1)
+    rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = rows.fieldnames or []
+        if field not in columns:
+            raise UserError(f"{file}:1: no column {field!r}; there are: {', '.join(columns)[:200] or 'none'}")
+        for row in rows:
+            if row[field] is None:
+                raise UserError(f"{file}:{rows.line_num}: no field {field!r}: the row is too short")
+            yield rows.line_num, row[field]
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num}: invalid CSV: {error}") from None
+
+
+def _check_text(file: Path, line: int, text: str, max_chars: int) -> None:
+    if len(text) > max_chars:
+        raise UserError(
+            f"{file}:{line}: a text of {len(text):,} characters; at most max_chars={max_chars:,} are allowed "
+            "(is this the right format? lines, paragraphs, endoftext, jsonl or csv)"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{file}:{line}: half of a surrogate pair, which is no character") from None

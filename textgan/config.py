@@ -23,9 +23,7 @@ def check_divisible(section: str, n_embd: int, n_head: int) -> None:
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         choices = f"{below} or {below + n_head}" if below else f"{n_head}"
-        raise ValueError(
-            f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}"
-        )
+        raise ValueError(f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}")
 
 
 class Section(BaseModel):
@@ -43,18 +41,14 @@ class Data(Section):
     dev: str | None = Field(None, description="file of the dev split; none: split off by content hash")
     test: str | None = Field(None, description="file of the test split; none: split off by content hash")
     dev_fraction: Rate = Field(0.05, description="share of texts split off as dev where no dev file is given")
-    test_fraction: Share = Field(
-        0.05, description="share of texts split off as test where no test file is given"
-    )
+    test_fraction: Share = Field(0.05, description="share of texts split off as test where no test file is given")
     format: Literal["auto", "lines", "paragraphs", "endoftext", "jsonl", "csv"] = Field(
         "auto", description="how texts stand in the files"
     )
     field: str = Field("text", description="name of the field that holds the text, for jsonl and csv")
     encoding: str = Field("utf-8", description="character encoding of the files")
     size: Positive = Field(20000, description="number of texts drawn from an embedded grammar or oracle")
-    seed: NotNegative = Field(
-        0, description="seed of that draw (apart from the training seed, so seeds share data)"
-    )
+    seed: NotNegative = Field(0, description="seed of that draw (apart from the training seed, so seeds share data)")
     oracle_length: Positive = Field(20, description="tokens in each text of lstm-oracle (papers: 20 and 40)")
     dedupe: bool = Field(True, description="drop exact duplicates inside a split")
     lowercase: bool = Field(False, description="lower-case all texts")
@@ -127,9 +121,7 @@ class MLE(Section):
     weight_decay: Weight = Field(0.1, description="AdamW's weight decay, on matrices only")
     grad_clip: Weight = Field(1.0, description="largest gradient norm; 0: no clipping")
     ema: Beta = Field(0.995, description="decay of the weight average that is evaluated and sampled; 0: none")
-    patience: NotNegative = Field(
-        0, description="stop after this many evaluations without a better dev NLL; 0: never"
-    )
+    patience: NotNegative = Field(0, description="stop after this many evaluations without a better dev NLL; 0: never")
     calibrate: bool = Field(
         True,
         description="at the end, fit the softmax temperature and the <unk> bias on dev and fold both in",
@@ -147,30 +139,21 @@ class Adversarial(Section):
     estimator: Literal["soft", "relgan", "straight_through", "gapped", "gumbel_rao", "reinmax"] = Field(
         "straight_through", description="gradient estimator through the sampled tokens"
     )
-    rao_samples: Positive = Field(8, description="conditional Gumbel draws of gumbel_rao")
-    hops: NotNegative = Field(
-        0, description="hops of gradient through the fed-back tokens (soft feedback only)"
-    )
+    hops: NotNegative = Field(0, description="hops of gradient through the fed-back tokens (soft feedback only)")
     tau_schedule: Literal["constant", "linear", "exponential", "cosine"] = Field(
         "constant", description="how tau goes from tau_start to tau_end over the phase"
     )
     tau_start: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="relaxation temperature at the start (divides the logits)"
     )
-    tau_end: Annotated[float, Field(gt=0, le=100)] = Field(
-        1.0, description="relaxation temperature at the end"
-    )
+    tau_end: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="relaxation temperature at the end")
     batch_size: Positive = Field(64, description="real texts, and fakes, an update")
     accumulate: Positive = Field(1, description="micro-batches that a batch is split into, to save memory")
     d_steps: Positive = Field(1, description="discriminator updates before each generator update")
-    d_pretrain_steps: NotNegative = Field(
-        100, description="discriminator updates before the first generator update"
-    )
+    d_pretrain_steps: NotNegative = Field(100, description="discriminator updates before the first generator update")
     lr: Rate = Field(5e-5, description="learning rate of the generator")
     lr_d: Rate = Field(2e-4, description="learning rate of the discriminator (TTUR: larger than lr)")
-    final_lr_ratio: Share = Field(
-        0.1, description="learning rates at the end of the cosine, as a share of the peak"
-    )
+    final_lr_ratio: Share = Field(0.1, description="learning rates at the end of the cosine, as a share of the peak")
     warmup_steps: NotNegative = Field(20, description="steps of linear warm-up")
     betas: tuple[Beta, Beta] = Field((0.9, 0.98), description="AdamW's betas, generator")
     betas_d: tuple[Beta, Beta] = Field((0.5, 0.98), description="AdamW's betas, discriminator")
@@ -190,14 +173,10 @@ class Adversarial(Section):
     r1: Weight = Field(0.0, description="R1 penalty: gradient of D on real embeddings")
     r2: Weight = Field(0.0, description="R2 penalty: gradient of D on fake embeddings")
     gradient_penalty: Weight = Field(0.0, description="WGAN-GP penalty between real and fake embeddings")
-    penalty_every: Positive = Field(
-        1, description="compute the penalties every so many D updates (weights scale up)"
-    )
+    penalty_every: Positive = Field(1, description="compute the penalties every so many D updates (weights scale up)")
     replay_batches: NotNegative = Field(0, description="past fake batches kept for the discriminator; 0: off")
     replay_share: Share = Field(0.5, description="share of a D batch drawn from them")
-    patience: NotNegative = Field(
-        0, description="stop after this many evaluations without a better dev NLL; 0: never"
-    )
+    patience: NotNegative = Field(0, description="stop after this many evaluations without a better dev NLL; 0: never")
     max_nll_rise: Weight | None = Field(
         0.5, description="stop when dev NLL is this far above the parent's, nats a token; none: never"
     )
@@ -210,9 +189,7 @@ class Adversarial(Section):
         if self.adv_ratio is None and self.adv_weight == 0:
             problems.append("adv_weight=0 leaves no adversarial loss; raise it or drop the section")
         if self.tau_end > self.tau_start:
-            problems.append(
-                f"tau_end={self.tau_end} is above tau_start={self.tau_start}; tau divides and goes down"
-            )
+            problems.append(f"tau_end={self.tau_end} is above tau_start={self.tau_start}; tau divides and goes down")
         if self.tau_schedule == "constant" and self.tau_end != self.tau_start:
             problems.append("tau_schedule=constant needs tau_end equal to tau_start")
         if self.estimator == "reinmax" and self.tau_end < 1:
@@ -228,15 +205,11 @@ class Adversarial(Section):
 
 class Evaluation(Section):
     every: Positive = Field(200, description="steps between two evaluations")
-    samples: Annotated[int, Field(ge=2)] = Field(
-        1000, description="texts generated and scored at each of them"
-    )
+    samples: Annotated[int, Field(ge=2)] = Field(1000, description="texts generated and scored at each of them")
     final_samples: Annotated[int, Field(ge=2)] = Field(
         2000, description="texts generated and scored at the end of each phase"
     )
-    seed: NotNegative = Field(
-        1234, description="seed of the generated texts: the same noise at each evaluation"
-    )
+    seed: NotNegative = Field(1234, description="seed of the generated texts: the same noise at each evaluation")
     tokenize: Literal["words", "whitespace", "chars"] = Field(
         "words", description="units that BLEU, distinct-n and their kin count, whatever the model's tokenizer"
     )
@@ -262,15 +235,11 @@ class Config(Section):
         description="name of the run's folder under runs/ (letters, digits, . _ -)",
     )
     seed: NotNegative = Field(0, description="seed of weights, batches, dropout and training samples")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to train; auto: GPU if there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: GPU if there is one")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast of the networks; losses and noise stay float32"
     )
-    threads: NotNegative = Field(
-        0, description="CPU threads; 0: all cores. A resumed run needs the same number"
-    )
+    threads: NotNegative = Field(0, description="CPU threads; 0: all cores. A resumed run needs the same number")
     log_every: Positive = Field(20, description="steps between two records of the training losses")
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
@@ -287,14 +256,16 @@ class Config(Section):
             raise ValueError("nothing to train: give a `mle` section, an `adversarial` section, or both")
         if self.adversarial is not None:
             if self.mle is None and self.adversarial.init_from is None:
-                raise ValueError(
-                    "the adversarial phase has no parent: give a `mle` section or `adversarial.init_from`"
-                )
+                raise ValueError("the adversarial phase has no parent: give a `mle` section or `adversarial.init_from`")
             if self.mle is not None and self.adversarial.init_from is not None:
                 raise ValueError("give either a `mle` section or `adversarial.init_from`, not both")
+            if self.adversarial.token_weight and self.discriminator.kind == "cnn":
+                raise ValueError(
+                    f"adversarial.token_weight={self.adversarial.token_weight} needs scores token by token, "
+                    "which discriminator.kind=cnn has not; set it to 0 or take kind: transformer"
+                )
         if self.mle is not None and self.mle.batch_size % self.mle.accumulate:
             raise ValueError(
-                f"mle.batch_size={self.mle.batch_size} is not divisible by "
-                f"mle.accumulate={self.mle.accumulate}"
+                f"mle.batch_size={self.mle.batch_size} is not divisible by mle.accumulate={self.mle.accumulate}"
             )
         return self

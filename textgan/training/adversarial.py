@@ -20,8 +20,8 @@ from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.discriminator import CNNCritic, TransformerCritic
 from textgan.models.generator import Generator
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
-from textgan.ops.relaxation import tau_at
-from textgan.sampling.rollout import rollout, sample_ids
+from textgan.ops.relaxation import FEEDBACK, tau_at
+from textgan.sampling.rollout import Rollout, rollout, sample_ids, sample_soft
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.mle import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
@@ -275,7 +275,7 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
     parameters stay without gradient.
     """
     settings, seed = run.config.adversarial, run.config.seed
-    generator, discriminator, eos_id = players.generator, players.discriminator, run.tokenizer.eos_id
+    generator, discriminator = players.generator, players.discriminator
     generator.eval()
     discriminator.requires_grad_(False)
     found = {"g_loss": 0.0, "entropy": 0.0, "fake_length": 0.0}
@@ -284,17 +284,7 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
         weight = len(part.lengths) / size
         rng = stream(run.device, seed, "rollout", done, i)
         with run.autocast():
-            fake = rollout(
-                generator,
-                len(part.lengths),
-                run.config.generator.block_size,
-                eos_id=eos_id,
-                estimator=settings.estimator,
-                tau=tau,
-                rng=rng,
-                hops=settings.hops,
-                rao_samples=settings.rao_samples,
-            )
+            fake = draw_rollout(run, generator, len(part.lengths), tau, rng)
             fake_score = discriminator(fake.tokens, fake.lengths)
             with torch.no_grad():
                 real_score = discriminator(part.targets, part.lengths)
@@ -305,6 +295,18 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
         found["fake_length"] += weight * fake.lengths.float().mean()
     discriminator.requires_grad_(True)
     return found
+
+
+def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, rng: torch.Generator) -> Rollout:
+    """``size`` fresh texts with relaxed tokens that carry gradient to the generator."""
+    settings, eos_id = run.config.adversarial, run.tokenizer.eos_id
+    max_len = run.config.generator.block_size
+    common = {"eos_id": eos_id, "estimator": settings.estimator, "tau": tau, "rng": rng}
+    if FEEDBACK[settings.estimator] == "soft":
+        sample = sample_soft(generator, size, max_len, eos_id=eos_id, tau=tau, rng=rng)
+        return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
+    ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng)
+    return rollout(generator, ids, lengths, **common)
 
 
 def gan_loss(

@@ -15,6 +15,7 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
 from textgan.models.generator import Generator
 from textgan.sampling.decode import generate
+from textgan.sampling.prompts import encode_prompt
 
 QUALITY = ("bleu", "nll", "ppl", "valid", "kl")
 
@@ -55,7 +56,8 @@ class Evaluator:
         )
         self.real: dict[int, dict[str, float]] = {}
         self.prompts = [
-            encode_prompt(tokenizer, prompt, config.generator.block_size) for prompt in self.settings.prompts
+            encode_prompt(tokenizer, prompt, block_size=config.generator.block_size, name=f"evaluation.prompts[{i}]")
+            for i, prompt in enumerate(self.settings.prompts)
         ]
 
     def sample_texts(self, generator: Generator, n: int) -> list[str]:

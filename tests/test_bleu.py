@@ -117,6 +117,7 @@ def test_no_references_and_a_lone_text_are_refused():
         self_bleu(ragged([[1, 2, 3]]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=12))
 def test_closest_lengths(lengths):
     def closest(length, among):

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgan.metrics.distinct import distinct, repetition, unique_share
@@ -31,6 +31,7 @@ def novelties(rows, train, max_n=4):
     return [novelty(counts, lookup(counts)) for counts in count_ngrams(ragged(rows), max_n)]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_distinct_and_entropy(rows):
     for n, (ours, entropy) in enumerate(
@@ -43,6 +44,7 @@ def test_distinct_and_entropy(rows):
         assert entropy == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_repetition(rows):
     for n, ours in enumerate(all_orders(repetition, rows), 1):
@@ -50,6 +52,7 @@ def test_repetition(rows):
         assert ours == pytest.approx(sum(shares) / len(shares) if shares else 0)
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_novelty_and_copies(rows, train):
     for n, ours in enumerate(novelties(rows, train), 1):
@@ -60,6 +63,7 @@ def test_novelty_and_copies(rows, train):
     assert copies(ragged(rows), set(ragged(train).keys())) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_unique_share(rows):
     assert unique_share(ragged(rows)) == len({tuple(row) for row in rows}) / len(rows)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgan.ops.ngrams import NgramLookup, Ragged, count_ngrams, ngram_table, ragged
@@ -27,6 +27,7 @@ def spell(orders, n):
     return [first[key // counts.base] + last[key % counts.base] for key in counts.keys.tolist()]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_counts_are_those_of_dictionaries(rows):
     orders = list(count_ngrams(ragged(rows), 4))
@@ -44,6 +45,7 @@ def test_counts_are_those_of_dictionaries(rows):
         assert counts.per_text(counts.count).tolist() == [max(0, len(row) - n + 1) for row in rows]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_pruning_keeps_every_ngram_that_two_texts_share(rows):
     def shared(counts, names):
@@ -66,6 +68,7 @@ def test_pruning_drops_what_cannot_be_shared():
     assert sizes == [5, 1, 0]  # 12 is the one bigram of shared tokens, and no trigram has two shared bigrams
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_lookup_finds_exactly_what_the_table_has(rows, others):
     table = ngram_table(ragged(others), 3)
@@ -96,6 +99,7 @@ def test_ngrams_never_cross_from_one_text_into_the_next():
     assert bigrams.text.tolist() == [0, 3]
 
 
+@settings(deadline=None)
 @given(TEXTS, st.data())
 def test_select_and_keys(rows, data):
     texts = ragged(rows)

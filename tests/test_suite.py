@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -35,6 +35,7 @@ def nltk_mean(hypotheses, references_of):
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
+@settings(deadline=None)
 @given(LINES, LINES, LINES)
 def test_every_value_beside_plain_python(texts, references, train):
     values = Scorer(references, train, tokenize="whitespace").score(texts).values

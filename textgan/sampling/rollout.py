@@ -1,0 +1,227 @@
+"""Sampling that gradients can pass through: sample without gradient, then one parallel pass with it.
+
+When the generator reads back the *hard* token that it sampled, no gradient passes through what it reads. So sample
+first, fast and without gradient, then run the generator once over the sampled ids, as in maximum likelihood, and
+build the relaxed one-hots of all positions at once. The gradient is that of sampling step by step with gradient,
+which `sequential_rollout` does and the tests compare with.
+
+*Soft* feedback reads the relaxed vectors back, through which gradient does pass. The parallel pass reads the stored
+vectors; each further pass reads those of the pass before, with their gradient: one more hop of it through the
+feedback. As many hops as positions give the whole gradient.
+
+Sampling and the parallel pass must see the same function, so put a generator with dropout in eval mode for both.
+Texts are `[w1..wn, eos]`, at most `max_len` tokens; each starts after an opening eos that is not part of it.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textgan.models.generator import Generator, KVCache
+from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, gumbel_noise, soft
+
+# Steps between looks at whether every text has ended: on a GPU each look waits for the device.
+_LOOK_EVERY = 8
+
+
+class Rollout(NamedTuple):
+    """Sampled texts and the vectors that carry their gradient."""
+
+    ids: Tensor  # (B, T), eos past the end
+    lengths: Tensor  # (B,) tokens of each text, its eos included
+    tokens: Tensor  # (B, T, V) in place of one-hots, with gradient; exactly zero past the end, where none passes
+    logits: Tensor  # (B, T, V) of the generator at each position, with gradient
+
+
+class SoftSample(NamedTuple):
+    """Texts sampled with soft feedback, without gradient, and the noise that they came from."""
+
+    ids: Tensor  # (B, T), eos past the end
+    lengths: Tensor  # (B,)
+    tokens: Tensor  # (B, T, V) relaxed vectors, zero past the end
+    noise: Tensor  # (B, T, V)
+
+
+@torch.no_grad()
+def sample_ids(
+    generator: Generator, batch_size: int, max_len: int, *, eos_id: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and lengths (B,) of texts drawn from the model as it is, T <= max_len the longest of them.
+
+    Uses a KV cache, leaves out finished texts once they are half of the batch, and inverts the distribution
+    function, which is many times faster than `torch.multinomial` on a CPU. The amount drawn from `rng` (on the
+    generator's device) depends on the batch size and `max_len` alone.
+
+    Raises:
+        ValueError: if `max_len` is above the generator's block size.
+    """
+    device = generator.wte.weight.device
+    uniform = torch.rand(batch_size, max_len, generator=rng, device=device)
+    ids = torch.full((batch_size, max_len), eos_id, device=device)
+    lengths = torch.full((batch_size,), max_len, device=device)
+    cache = KVCache(generator, batch_size, max_len)
+    rows = torch.arange(batch_size, device=device)  # of the texts still computed, finished or not
+    done = torch.zeros(batch_size, dtype=torch.bool, device=device)
+    last = ids[:, :1]
+    for t in range(max_len):
+        if t and t % _LOOK_EVERY == 0:
+            going = (~done).nonzero()[:, 0]
+            if going.numel() == 0:
+                break
+            if going.numel() <= done.numel() // 2:
+                cache.select(going)
+                rows, last, done = rows[going], last[going], done[going]
+        logits = generator(last, cache=cache)[:, -1].float()
+        cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+        # The sum is not exactly one. `right` never picks a token of probability zero.
+        drawn = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
+        drawn = drawn.clamp_(max=generator.vocab_size - 1).masked_fill_(done[:, None], eos_id)
+        ids[rows, t] = drawn[:, 0]
+        ends = (drawn[:, 0] == eos_id) & ~done
+        lengths[rows] = torch.where(ends, t + 1, lengths[rows])
+        done = done | ends
+        last = drawn
+    longest = int(lengths.max())
+    return ids[:, :longest].contiguous(), lengths
+
+
+@torch.no_grad()
+def sample_soft(
+    generator: Generator, batch_size: int, max_len: int, *, eos_id: int, tau: float, rng: torch.Generator
+) -> SoftSample:
+    """Texts of a generator that reads its own relaxed vectors softmax((logits + noise) / tau) back.
+
+    The noise (B, max_len, V) is drawn from `rng` at once. A text ends where the largest entry is eos.
+    """
+    device, V = generator.wte.weight.device, generator.vocab_size
+    noise = gumbel_noise((batch_size, max_len, V), generator=rng, device=device)
+    cache = KVCache(generator, batch_size, max_len)
+    last = _opening(batch_size, V, eos_id, device)
+    tokens, ids = [], []
+    done = torch.zeros(batch_size, dtype=torch.bool, device=device)
+    for t in range(max_len):
+        if t % _LOOK_EVERY == 0 and done.all():
+            break
+        logits = generator(last, cache=cache)[:, 0]
+        last = soft(logits, None, tau=tau, noise=noise[:, t])[:, None]
+        tokens.append(last)
+        ids.append(last[:, 0].argmax(dim=-1))
+        done = done | (ids[-1] == eos_id)
+    ids, lengths = _cut(torch.stack(ids, dim=1), eos_id)
+    T = int(lengths.max())
+    tokens = torch.cat(tokens, dim=1)[:, :T] * _mask(lengths, T)[..., None]
+    return SoftSample(ids[:, :T], lengths, tokens, noise[:, :T])
+
+
+def rollout(
+    generator: Generator,
+    ids: Tensor,
+    lengths: Tensor,
+    *,
+    eos_id: int,
+    estimator: str,
+    tau: float,
+    rng: torch.Generator,
+    hops: int = 0,
+    sample: SoftSample | None = None,
+) -> Rollout:
+    """Texts with relaxed vectors that carry gradient to the generator, by parallel passes.
+
+    Args:
+        generator: in the mode that it sampled in.
+        ids, lengths: (B, T) and (B,), texts drawn by `sample_ids`. With soft feedback, only their shape is used.
+        eos_id: the token that opens every text.
+        estimator: a name of `ESTIMATORS`; `FEEDBACK` says whether its feedback is hard or soft.
+        tau: see the estimator.
+        rng: on the generator's device; noise given the ids is drawn from it.
+        hops: soft feedback only: how many times gradient passes through what was read back. A parallel pass each.
+        sample: soft feedback only: the texts of `sample_soft` at the same tau. Without it new ones are drawn, of
+            the batch size and at most the length of `ids`.
+
+    Raises:
+        ValueError: for an unknown estimator, or hops or a soft sample with hard feedback.
+    """
+    _check_estimator(estimator)
+    if FEEDBACK[estimator] == "hard":
+        if hops or sample is not None:
+            raise ValueError(f"`{estimator}` feeds back hard tokens: `hops` and `sample` are for soft feedback")
+        inputs = F.pad(ids[:, :-1], (1, 0), value=eos_id)
+        logits = generator(inputs)
+        return Rollout(ids, lengths, _relax(logits, ids, lengths, estimator, tau, rng), logits)
+
+    if sample is None:
+        sample = sample_soft(generator, *ids.shape, eos_id=eos_id, tau=tau, rng=rng)
+    ids, lengths, tokens, noise = sample
+    opening = _opening(ids.size(0), generator.vocab_size, eos_id, tokens.device)
+    mask = _mask(lengths, ids.size(1))[..., None]
+    for _ in range(hops + 1):
+        logits = generator(torch.cat([opening, tokens[:, :-1]], dim=1))
+        tokens = torch.where(mask, ESTIMATORS[estimator](logits, ids, tau=tau, noise=noise), 0.0)
+    return Rollout(ids, lengths, tokens, logits)
+
+
+def sequential_rollout(
+    generator: Generator,
+    noise: Tensor,
+    *,
+    eos_id: int,
+    estimator: str,
+    tau: float,
+    ids: Tensor | None = None,
+) -> Rollout:
+    """What `rollout` computes, step by step with gradient all the way: the reference, slow and hungry for memory.
+
+    Reads the whole prefix anew at each step. With soft feedback its gradient is complete.
+
+    Args:
+        noise: Gumbel noise (..., B, T, V) for the estimator; (B, T, V) unless the estimator takes more.
+        ids: (B, T) texts to follow instead of argmax(logits + noise).
+    """
+    _check_estimator(estimator)
+    B, T, V = noise.shape[-3:]
+    read = _opening(B, V, eos_id, noise.device)
+    logits, tokens, drawn = [], [], []
+    for t in range(T):
+        logits.append(generator(read)[:, -1])
+        chosen = (logits[-1] + noise[..., t, :]).argmax(dim=-1) if ids is None else ids[:, t]
+        tokens.append(ESTIMATORS[estimator](logits[-1], chosen, tau=tau, noise=noise[..., t, :]))
+        drawn.append(chosen)
+        back = tokens[-1] if FEEDBACK[estimator] == "soft" else F.one_hot(chosen, V).float()
+        read = torch.cat([read, back[:, None]], dim=1)
+    drawn, lengths = _cut(torch.stack(drawn, dim=1), eos_id)
+    tokens = torch.where(_mask(lengths, T)[..., None], torch.stack(tokens, dim=1), 0.0)
+    return Rollout(drawn, lengths, tokens, torch.stack(logits, dim=1))
+
+
+def _relax(logits: Tensor, ids: Tensor, lengths: Tensor, estimator: str, tau: float, rng: torch.Generator) -> Tensor:
+    """Relaxed vectors (B, T, V), zero past each text's end.
+
+    Only real positions are computed: with texts of uneven length that halves the work on the widest tensors.
+    """
+    mask = _mask(lengths, ids.size(1))
+    real = ESTIMATORS[estimator](logits[mask], ids[mask], tau=tau, generator=rng)
+    return torch.zeros_like(logits, dtype=real.dtype).masked_scatter(mask[..., None], real)
+
+
+def _check_estimator(name: str) -> None:
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator `{name}`; choose one of {', '.join(ESTIMATORS)}")
+
+
+def _mask(lengths: Tensor, columns: int) -> Tensor:
+    return torch.arange(columns, device=lengths.device) < lengths[:, None]
+
+
+def _opening(batch_size: int, vocab_size: int, eos_id: int, device: torch.device) -> Tensor:
+    """The one-hot (B, 1, V) of the eos that opens every text."""
+    eos = torch.full((batch_size, 1), eos_id, device=device)
+    return F.one_hot(eos, vocab_size).float()
+
+
+def _cut(ids: Tensor, eos_id: int) -> tuple[Tensor, Tensor]:
+    """The ids with eos after the first eos of each row, and the lengths up to and with it."""
+    ended = (ids == eos_id).cumsum(dim=1)
+    lengths = ((ended == 0).sum(dim=1) + 1).clamp(max=ids.size(1))
+    return ids.masked_fill(ended > 0, eos_id), lengths

@@ -118,8 +118,8 @@ def test_prompts_of_different_lengths(checkpoint, tmp_path, stdin):
         ("Lyly has a ball", r"--prompt: the model does not know the word `Lyly` \(known: Lily"),
         ("Tom sees Zebulon 7 7", r"does not know the words `Zebulon`, `7`; use others"),
         ("the dog " * 6, r"--prompt: 12 tokens, but the model reads 12 with the opening one: shorten .* to 11"),
-        ("", "--prompt is empty: leave it away"),
-        ("  ", "--prompt is empty: leave it away"),
+        ("", "--prompt is empty; leave it away"),
+        ("  ", "--prompt is empty; leave it away"),
         ("<unk>", "does not know the words `<`, `unk`, `>`"),
     ],
 )
@@ -136,7 +136,7 @@ def test_longest_prompt_gets_one_token(checkpoint):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"Tom\n\nLily\n", "line 2: an empty prompt"),
+        (b"Tom\n\nLily\n", "line 2 is empty; leave it away"),
         (b"Tom\nLily met\n", "line 2: the model does not know the word `met`"),
         (b"Tom\n\xff\n", "line 2: not UTF-8"),
         (b"", "is empty"),

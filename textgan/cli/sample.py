@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from textgan.cli.prompts import encode_prompt, given_prompts
+from textgan.cli.prompts import given_prompts
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def sample(
     commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     settings = _checked(options, commanded)
 
+    from textgan.data.prompts import encode_prompt
     from textgan.training.checkpoint import load_for_sampling
     from textgan.training.run import pick_device
 
@@ -152,15 +153,18 @@ def sample(
     # In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
     model.generator.double()
     settings = _with_defaults_of(model.path, ctx, settings, commanded)
-    encoded = [(text, encode_prompt(model, text, name)) for name, text in given] or [(None, [])]
+    block_size = model.generator.block_size
+    encoded = [
+        (text, encode_prompt(model.tokenizer, text, block_size=block_size, name=name)) for name, text in given
+    ] or [(None, [])]
     fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
     n = num_samples or (1 if given or fixed else 5)
     shown = {name: value for name, value in settings.items() if value is not None} | {"seed": seed}
     _say(f"{model.path}, step {model.step}: {', '.join(f'{name} {value}' for name, value in shown.items())}")
     if n > 1 and fixed:
         _say(f"note: nothing is drawn at these settings: the {n} texts of a prompt are the same")
-    if (settings["max_new_tokens"] or 0) > model.generator.block_size:
-        _say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
+    if (settings["max_new_tokens"] or 0) > block_size:
+        _say(f"note: the model reads {block_size} tokens: texts end there at the latest")
 
     total, done, cut, stopped = n * len(encoded), 0, 0, False
     with _sink(output) as (put, width):

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from textgan.config import Config
 from textgan.data.corpus import Corpus
 from textgan.data.dataset import TokenDataset, eval_batches
+from textgan.data.prompts import encode_prompt
 from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
 from textgan.models.generator import Generator
 from textgan.sampling.decode import generate
-from textgan.sampling.prompts import encode_prompt
 
 QUALITY = ("bleu", "nll", "ppl", "valid", "kl")
 

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgan.config import Adversarial, Config
 from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.discriminator import CNNCritic, TransformerCritic
 from textgan.models.generator import Generator
-from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.ops.relaxation import FEEDBACK, tau_at
 from textgan.sampling.rollout import Rollout, rollout, sample_ids, sample_soft
 from textgan.training.experiment import Experiment, Selection, say
-from textgan.training.mle import mle_loss
+from textgan.training.objectives import critic_penalty, gan_loss, kl_to_parent, mean_entropy, mle_loss, split
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.replay import Replay
@@ -210,7 +208,7 @@ def discriminator_step(
             fake_score = discriminator(ids[part], lengths[part])
         loss = gan_loss("discriminator", settings, real_score, fake_score, real_lengths, lengths[part])
         if penalized:
-            loss = loss + settings.penalty_every * penalty(
+            loss = loss + settings.penalty_every * critic_penalty(
                 settings, discriminator, (real_ids, real_lengths), (ids[part], lengths[part]), (seed, *name)
             )
         (weight * loss).backward()
@@ -230,7 +228,9 @@ def generator_step(
     settings, seed = run.config.adversarial, run.config.seed
     generator = players.generator
     tokens = settings.batch_size * run.train.lengths.double().mean().item()
-    found = {"mle_loss": 0.0, "kl_parent": 0.0}
+    found = {
+        name: 0.0 for name, weight in (("mle_loss", settings.mle_weight), ("kl_parent", settings.kl_weight)) if weight
+    }
     players.optimizer.zero_grad()
     seed_dropout(seed, "g", done)
     generator.train()
@@ -239,12 +239,12 @@ def generator_step(
             with run.autocast():
                 loss = mle_loss(generator, part, tokens)
             (settings.mle_weight * loss).backward()
-            found["mle_loss"] += loss.detach()
+            found["mle_loss"] = found.get("mle_loss", 0.0) + loss.detach()
         if settings.kl_weight:
             with run.autocast():
                 kl = kl_to_parent(generator, parent, part) / tokens
             (settings.kl_weight * kl).backward()
-            found["kl_parent"] += kl.detach()
+            found["kl_parent"] = found.get("kl_parent", 0.0) + kl.detach()
     anchor = [p.grad for p in generator.parameters()]
     players.optimizer.zero_grad()
 
@@ -307,71 +307,6 @@ def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, r
         return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
     ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng)
     return rollout(generator, ids, lengths, **common)
-
-
-def gan_loss(
-    side: str, settings: Adversarial, real: Any, fake: Any, real_lengths: Tensor, fake_lengths: Tensor
-) -> Tensor:
-    """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
-
-    Token scores are paired position by position, where both texts have a token.
-    """
-    loss = getattr(GAN_LOSSES[settings.loss], side)
-    total = loss(real.sequence.float(), fake.sequence.float())
-    if settings.token_weight:
-        width = min(real.tokens.shape[1], fake.tokens.shape[1])
-        both = torch.arange(width, device=real_lengths.device) < torch.minimum(real_lengths, fake_lengths)[:, None]
-        pairs = (scores.tokens[:, :width][both].float() for scores in (real, fake))
-        total = total + settings.token_weight * loss(*pairs)
-    return total
-
-
-def penalty(
-    settings: Adversarial,
-    discriminator: nn.Module,
-    real: tuple[Tensor, Tensor],
-    fake: tuple[Tensor, Tensor],
-    name: tuple[object, ...],
-) -> Tensor:
-    """Weighted sum of the gradient penalties on embeddings, float32."""
-    total = torch.zeros((), device=real[0].device)
-    for weight, (ids, lengths) in ((settings.r1, real), (settings.r2, fake)):
-        if weight:
-            embedded = discriminator.embed(ids).detach().requires_grad_()
-            total = total + weight / 2 * r1_penalty(discriminator.score(embedded, lengths).sequence, embedded)
-    if settings.gradient_penalty:
-        width = max(real[0].shape[1], fake[0].shape[1])
-        embedded = [
-            F.pad(discriminator.embed(ids).detach(), (0, 0, 0, width - ids.shape[1])) for ids, _ in (real, fake)
-        ]
-        lengths = torch.maximum(real[1], fake[1])
-        total = total + settings.gradient_penalty * gradient_penalty(
-            lambda mixed: discriminator.score(mixed, lengths).sequence,
-            *embedded,
-            generator=stream(total.device, "gradient-penalty", *name),
-        )
-    return total
-
-
-def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tensor:
-    """Summed KL(parent || generator) of the next token over the real positions of ``batch``, nats."""
-    with torch.no_grad():
-        truth = F.log_softmax(parent(batch.inputs)[batch.mask].float(), dim=-1)
-    own = F.log_softmax(generator(batch.inputs)[batch.mask].float(), dim=-1)
-    return F.kl_div(own, truth, reduction="sum", log_target=True)
-
-
-def mean_entropy(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Mean entropy of the next-token distributions on sampled text, nats a token."""
-    log_probs = F.log_softmax(logits.float(), dim=-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    mask = torch.arange(entropy.shape[1], device=lengths.device) < lengths[:, None]
-    return entropy[mask].mean()
-
-
-def split(batch: Batch, size: int) -> list[Batch]:
-    """``batch`` as micro-batches of at most ``size`` texts."""
-    return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
 
 
 def report_stop(run: Experiment, selection: Selection, too_far: bool, step: int, parent_nll: float) -> None:

@@ -143,9 +143,9 @@ class Experiment:
         prune(self.checkpoints, self.config.checkpoint.keep_last)
         return path
 
-    def check_finite(self, step: int, **values: Tensor) -> dict[str, float]:
+    def check_finite(self, step: int, **values: Tensor | float) -> dict[str, float]:
         """``values`` as floats; raises :class:`TrainingDiverged` when one of them is no finite number."""
-        numbers = {name: float(value.detach()) for name, value in values.items()}
+        numbers = {name: float(value) for name, value in values.items()}
         if all(map(math.isfinite, numbers.values())):
             return numbers
         last = read_pointer(self.checkpoints, "last")

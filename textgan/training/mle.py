@@ -6,24 +6,15 @@ batch's own number of tokens: with batches sorted by length a mean would weight 
 
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from textgan.data.dataset import Batch, BatchPlan
+from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
 from textgan.training.calibrate import calibrate
 from textgan.training.checkpoint import build_generator, fill, find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream_seed
-
-
-def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
-    """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
-    targets = batch.targets.masked_fill(~batch.mask, -100)
-    logits = generator(batch.inputs)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / tokens
 
 
 def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generator, int]:

@@ -45,6 +45,8 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar:
             self._bar.stop()
+        elif self.steps > self._start_steps:
+            self._print_line()
 
     def advance(self, **counts: int) -> None:
         """One step is done; ``counts`` (such as ``tokens=812``) add up for :meth:`rate`."""
@@ -62,16 +64,19 @@ class Progress:
     def show(self, **numbers: float) -> None:
         """Remember ``numbers`` and show them: beside the bar, or as a line every ten seconds."""
         self._numbers |= numbers
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._numbers.items())
         if self._bar:
-            self._bar.update(self._task, shown=f"{self.rate('steps'):.1f} steps/s  {shown}")
-            return
-        now = time.monotonic()
-        if now - self._last_line >= LINE_EVERY_S or self.steps >= self.total:
-            self._last_line = now
-            left = (self.total - self.steps) / max(1e-9, self.rate("steps"))
-            line = f"{self.label} {self.steps}/{self.total}  {self.rate('steps'):.1f} steps/s  "
-            print(f"{line}{_clock(left)} left  {shown}", file=sys.stderr, flush=True)
+            self._bar.update(self._task, shown=f"{self.rate('steps'):.1f} steps/s  {self._shown()}")
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._print_line()
+
+    def _shown(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self._numbers.items())
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        rate = self.rate("steps")
+        left = f"{_clock((self.total - self.steps) / max(1e-9, rate))} left"
+        print(f"{self.label} {self.steps}/{self.total}  {rate:.1f} steps/s  {left}  {self._shown()}", file=sys.stderr)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

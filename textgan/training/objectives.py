@@ -1,0 +1,85 @@
+"""What the training loops minimise: losses of whole batches, built of the pure functions in ``ops``."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textgan.config import Adversarial
+from textgan.data.dataset import Batch
+from textgan.models.generator import Generator
+from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
+from textgan.training.seeding import stream
+
+
+def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
+    """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
+    targets = batch.targets.masked_fill(~batch.mask, -100)
+    logits = generator(batch.inputs)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+
+
+def gan_loss(
+    side: str, settings: Adversarial, real: Any, fake: Any, real_lengths: Tensor, fake_lengths: Tensor
+) -> Tensor:
+    """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
+
+    Token scores are paired position by position, where both texts have a token.
+    """
+    loss = getattr(GAN_LOSSES[settings.loss], side)
+    total = loss(real.sequence.float(), fake.sequence.float())
+    if settings.token_weight:
+        width = min(real.tokens.shape[1], fake.tokens.shape[1])
+        both = torch.arange(width, device=real_lengths.device) < torch.minimum(real_lengths, fake_lengths)[:, None]
+        pairs = (scores.tokens[:, :width][both].float() for scores in (real, fake))
+        total = total + settings.token_weight * loss(*pairs)
+    return total
+
+
+def critic_penalty(
+    settings: Adversarial,
+    discriminator: nn.Module,
+    real: tuple[Tensor, Tensor],
+    fake: tuple[Tensor, Tensor],
+    name: tuple[object, ...],
+) -> Tensor:
+    """Weighted sum of the gradient penalties on embeddings, float32."""
+    total = torch.zeros((), device=real[0].device)
+    for weight, (ids, lengths) in ((settings.r1, real), (settings.r2, fake)):
+        if weight:
+            embedded = discriminator.embed(ids).detach().requires_grad_()
+            total = total + weight / 2 * r1_penalty(discriminator.score(embedded, lengths).sequence, embedded)
+    if settings.gradient_penalty:
+        width = max(real[0].shape[1], fake[0].shape[1])
+        embedded = [
+            F.pad(discriminator.embed(ids).detach(), (0, 0, 0, width - ids.shape[1])) for ids, _ in (real, fake)
+        ]
+        lengths = torch.maximum(real[1], fake[1])
+        total = total + settings.gradient_penalty * gradient_penalty(
+            lambda mixed: discriminator.score(mixed, lengths).sequence,
+            *embedded,
+            generator=stream(total.device, "gradient-penalty", *name),
+        )
+    return total
+
+
+def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tensor:
+    """Summed KL(parent || generator) of the next token over the real positions of ``batch``, nats."""
+    with torch.no_grad():
+        truth = F.log_softmax(parent(batch.inputs)[batch.mask].float(), dim=-1)
+    own = F.log_softmax(generator(batch.inputs)[batch.mask].float(), dim=-1)
+    return F.kl_div(own, truth, reduction="sum", log_target=True)
+
+
+def mean_entropy(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Mean entropy of the next-token distributions on sampled text, nats a token."""
+    log_probs = F.log_softmax(logits.float(), dim=-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    mask = torch.arange(entropy.shape[1], device=lengths.device) < lengths[:, None]
+    return entropy[mask].mean()
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """``batch`` as micro-batches of at most ``size`` texts."""
+    return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]

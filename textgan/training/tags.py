@@ -1,0 +1,150 @@
+"""The names of everything that a run logs, what each one means, and how TensorBoard lays them out."""
+
+import re
+
+from textgan.metrics.suite import METRICS, meaning
+
+# Tags of the metrics of texts (BLEU, distinct-n ...) are explained by the metrics themselves.
+TAGS = {
+    "train/loss": "MLE: the loss whose gradient is taken; negative log-likelihood summed over the batch's tokens, "
+    "over the constant batch_size x mean length (nats)",
+    "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on",
+    "train/grad_norm": "gradient norm of the generator before clipping (adversarial: of the combined gradient)",
+    "train/mle_loss": "adversarial phase: the MLE loss kept beside, as train/loss",
+    "train/kl_parent": "KL(parent || generator) on real text, nats a token; 0 where kl_weight is 0",
+    "train/g_loss": "the generator's GAN loss (see adversarial.loss in the config); not comparable between losses",
+    "train/d_loss": "the discriminator's GAN loss, penalties left out; not comparable between losses",
+    "train/d_acc": "share of pairs in which the discriminator scores the real text above the fake one: 0.5 means "
+    "that it sees no difference, 1 that it always does",
+    "train/d_gap": "mean score of real texts minus that of fakes, in the discriminator's own units",
+    "train/grad_norm_d": "gradient norm of the discriminator before clipping",
+    "train/grad_norm_adv": "norm of the adversarial gradient at the generator before scaling",
+    "train/grad_norm_mle": "norm of the gradient of the MLE (and KL) loss at the generator",
+    "train/grad_cosine": "cosine between those two gradients: below 0 they pull against each other",
+    "train/adv_scale": "factor on the adversarial gradient (adv_ratio holds its norm at a share of MLE's)",
+    "train/entropy": "mean entropy of the generator's next-token distribution on its own samples, nats; falling "
+    "fast means collapse",
+    "train/fake_length": "mean length of the fakes in tokens, end token counted",
+    "schedule/lr": "learning rate of the generator",
+    "schedule/lr_d": "learning rate of the discriminator",
+    "schedule/tau": "temperature of the relaxation (divides the logits; towards 0: hard samples)",
+    "perf/tokens_per_s": "tokens trained on a second, evaluations left out",
+    "perf/steps_per_s": "generator updates a second, evaluations left out",
+    "quality/nll": "negative log-likelihood of dev text under the model, nats a token, end token counted (lower is "
+    "better)",
+    "quality/nll_known": "quality/nll over the dev texts without <unk> only",
+    "quality/nll_text": "the same, nats a text",
+    "quality/ppl": "perplexity: exp(quality/nll)",
+    "quality/valid": "share of samples that the grammar of the corpus can produce (higher is better)",
+    "quality/nll_true": "mean negative log-probability of the valid samples under the true distribution, nats a text; "
+    "below the corpus entropy the samples are too safe",
+    "quality/kl_to_model": "KL(truth || model): quality/nll_text minus the corpus entropy, nats a text (0 is perfect)",
+    "samples/free": "the first samples of each evaluation, temperature 1, nothing filtered, same noise each time",
+    "samples/prompted": "evaluation.prompts continued at temperature 1, same noise each time",
+    "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text",
+    "about/config": "the config of the run, with every default",
+    "about/tags": "this page",
+}
+REAL = " -- of as many real texts: the mark to compare with"
+SUMMARY = "summary/"
+
+_GAN_HEALTH = ("g_loss", "d_loss", "d_acc", "d_gap", "grad_norm", "grad_norm_d", "grad_cosine", "entropy")
+
+
+def explain_tag(tag: str) -> str:
+    """Return one line on what the values under a tag mean; ValueError for a tag that nobody has explained.
+
+    ``summary/STAGE_METRIC`` is the metric at the end of a stage; ``..._real`` the value of real text.
+    """
+    if tag in TAGS:
+        return TAGS[tag]
+    group, _, name = tag.partition("/")
+    if tag.startswith(SUMMARY):
+        stage, metric = _split_summary(name)
+        words = stage.replace("_", " ").strip() or "the run"
+        split = " (test split)" if "test_" + metric in name else ""
+        return f"end of {words}, {metric}{split}: {explain_tag(_metric_tag(metric))}"
+    if group in ("quality", "diversity"):
+        plain = name.removesuffix("_real")
+        if plain in METRICS:
+            return meaning(plain) + (REAL if plain != name else "")
+    raise ValueError(f"{tag} has no explanation; add it to TAGS in textgan/training/tags.py")
+
+
+def _split_summary(name: str) -> tuple[str, str]:
+    """Return stage and metric of ``STAGE_METRIC``: the longest ending that is a metric."""
+    parts = name.split("_")
+    for i in range(len(parts)):
+        metric = "_".join(parts[i:])
+        if _is_metric(metric):
+            stage = "_".join(part for j, part in enumerate(parts[:i]) if not (j == i - 1 and part == "test"))
+            return stage, metric
+    raise ValueError(f"{SUMMARY}{name} ends in no metric that is known")
+
+
+def _is_metric(name: str) -> bool:
+    return name.removesuffix("_real") in METRICS or f"quality/{name}" in TAGS
+
+
+def _metric_tag(name: str) -> str:
+    return f"quality/{name}" if f"quality/{name}" in TAGS else f"diversity/{name}"
+
+
+def glossary() -> str:
+    """Return the page that explains every tag, as Markdown."""
+    lines = [
+        "# What every tag means",
+        "",
+        "All methods write the same tags, so runs can be laid over each other. A run is more diverse than another "
+        "where self-BLEU is lower and distinct is higher; it pays in quality where NLL is higher, or BLEU or "
+        "the share of valid texts lower. Text that copies itself is diverse to none of them: read the samples too.",
+        "",
+        "| tag | meaning |",
+        "| --- | --- |",
+    ]
+    from_metrics = {f"{group_of(name)}/{name}": meaning(name) for name in METRICS}
+    for tag, text in sorted((TAGS | from_metrics).items()):
+        lines.append(f"| {escape(tag)} | {escape(text)} |")
+    lines += [
+        f"| quality/... and diversity/... with {escape('_real')} | the same of as many real texts: the mark |",
+        "| summary/... | the metrics at the end of each stage, for the HParams table |",
+    ]
+    return "\n".join(lines)
+
+
+def group_of(name: str) -> str:
+    """Return the group that a metric of texts is logged under."""
+    return "quality" if name.startswith("bleu") else "diversity"
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, line breaks kept."""
+    safe = re.sub(r"([\\`*_{}\[\]()#+\-.!|~])", r"\\\1", text)
+    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "  \n".join(line.strip() and line for line in safe.split("\n"))
+
+
+def layout() -> dict[str, dict[str, list]]:
+    """Return TensorBoard's custom-scalars layout: each chart has one metric, with real text beside."""
+
+    def chart(*tags: str) -> list:
+        return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]
+
+    def beside_real(group: str, name: str) -> list:
+        return chart(f"{group}/{name}", f"{group}/{name}_real")
+
+    return {
+        "Diversity": {
+            **{
+                f"self-BLEU-{n} (lower: more diverse)": beside_real("diversity", f"self_bleu_{n}") for n in (2, 3, 4, 5)
+            },
+            **{f"distinct-{n} (higher: more diverse)": beside_real("diversity", f"distinct_{n}") for n in (1, 2, 3, 4)},
+            "unique texts (1: no two alike)": beside_real("diversity", "unique"),
+        },
+        "Quality": {
+            "NLL of dev text (lower is better)": chart("quality/nll"),
+            "BLEU-4 (real text is the mark)": beside_real("quality", "bleu_4"),
+            "valid stories (higher is better)": chart("quality/valid"),
+        },
+        "GAN health": {name: chart(f"train/{name}") for name in _GAN_HEALTH} | {"tau": chart("schedule/tau")},
+    }

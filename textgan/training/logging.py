@@ -1,16 +1,16 @@
-"""The log of a run: one TensorBoard writer in the run's own folder, and the same numbers as JSON lines.
+"""The log of a run: TensorBoard events in the run's own folder, and the same numbers as JSON lines.
 
 ``metrics.jsonl`` holds what the training computes and nothing of the clock, so that a resumed run's file is bit for
 bit that of an uninterrupted one; rates and times are in ``timing.jsonl``. TensorBoard's HParams page gets one
 session-start record, written into the run's own events: ``SummaryWriter.add_hparams`` would open a second run and
-lose the columns of all other runs (pytorch/pytorch#32651, tensorboard#5596).
+lose the columns of all other runs (pytorch/pytorch#32651, tensorboard#5596). The values of real text (``..._real``)
+are plotted under the same tags by a second writer in ``real_text/``: TensorBoard draws them into the same charts.
 """
 
 import hashlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from textgan.config import Config
 from textgan.configfile import describe_config
 from textgan.errors import UserError
-from textgan.training.tags import escape, explain_tag, glossary, layout
+from textgan.training.tags import HEADLINES, escape, explain_tag, glossary, layout
 
 # Two runs that differ in nothing else are one trial on the HParams page, averaged.
 NOT_IN_TRIAL = ("name", "seed", "device", "threads")
@@ -60,11 +60,12 @@ class RunLogger:
             step, position = resume
             _take_back(metrics, position)
             _keep_until(timing, step)
-        self._step = resume[0] if resume else 0
         self._metrics = metrics.open("a", encoding="utf-8")
         self._timing = timing.open("a", encoding="utf-8")
-        purge = self._step + 1 if resume else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+        self._folder = folder
+        self._purge_step = resume[0] + 1 if resume else None
+        self._writer = self._open(folder)
+        self._real_writer: SummaryWriter | None = None
         if resume is None:
             self._introduce(config)
 
@@ -72,7 +73,6 @@ class RunLogger:
         """Log values that the training or an evaluation computed; in JSON, NaN and infinities become null."""
         for tag in values:
             explain_tag(tag)
-        self._step = step
         _write_line(self._metrics, {"step": step, **values})
         self._plot(step, values)
 
@@ -89,20 +89,25 @@ class RunLogger:
         explain_tag(tag)
         self._page(step, tag, escape(text))
 
-    def summary(self, stages: Mapping[str, Mapping[str, float]]) -> None:
-        """Log the metrics at the end of each stage as ``summary/STAGE_METRIC``, for the HParams table."""
-        values = {
-            f"summary/{re.sub(r'[^a-z0-9]+', '_', stage.lower()).strip('_')}_{name}": value
-            for stage, metrics in stages.items()
-            for name, value in metrics.items()
-        }
-        for tag in values:
-            explain_tag(tag)
-        self._plot(self._step, values)
+    def summary(self, stages: Mapping[str, tuple[int, Mapping[str, float]]]) -> None:
+        """Log the metrics of each stage, ``{"end": (step, {"nll": 1.2, ...})}``, for the HParams table.
+
+        Stages are those of ``tags.STAGES``. All metrics of the model go to ``summary/STAGE_METRIC``; the headlines of
+        parent and end also to ``at_end/METRIC``, at their steps, with real text beside.
+        """
+        for stage, (step, metrics) in stages.items():
+            values = {f"summary/{stage}_{name}": v for name, v in metrics.items() if not name.endswith("_real")}
+            if stage in ("parent", "end"):
+                shown = {name for headline in HEADLINES for name in (headline, f"{headline}_real")}
+                values |= {f"at_end/{name}": value for name, value in metrics.items() if name in shown}
+            for tag in values:
+                explain_tag(tag)
+            self._plot(step, values)
 
     def position(self) -> int:
         """Return where the log stands, for a checkpoint; everything up to here is on the disk when this returns."""
-        self._writer.flush()
+        for writer in self._writers():
+            writer.flush()
         for file in (self._metrics, self._timing):
             file.flush()
             os.fsync(file.fileno())
@@ -117,9 +122,13 @@ class RunLogger:
         if status == "finished":
             end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
             self._hparams(hparams_metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
-        self._writer.close()
+        for writer in self._writers():
+            writer.close()
         self._metrics.close()
         self._timing.close()
+
+    def _writers(self) -> list[SummaryWriter]:
+        return [writer for writer in (self._writer, self._real_writer) if writer is not None]
 
     def _introduce(self, config: Config) -> None:
         values = flatten(config.model_dump(mode="json"))
@@ -133,12 +142,23 @@ class RunLogger:
                 start.hparams[key].string_value = value if isinstance(value, str) else _plain(value)
         self._hparams(hparams_metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
         self._writer.add_custom_scalars(layout())
-        self._page(0, "about/config", f"```yaml\n{describe_config(config)}\n```")
-        self._page(0, "about/tags", glossary())
+        self._page(0, "setup/config", f"```yaml\n{describe_config(config)}\n```")
+        self._page(0, "setup/tags", glossary())
 
     def _plot(self, step: int, values: Mapping[str, float]) -> None:
         for tag, value in values.items():
-            self._writer.add_scalar(tag, float(value), step)
+            if tag.endswith("_real"):
+                self._real().add_scalar(tag.removesuffix("_real"), float(value), step)
+            else:
+                self._writer.add_scalar(tag, float(value), step)
+
+    def _real(self) -> SummaryWriter:
+        if self._real_writer is None:
+            self._real_writer = self._open(self._folder / "real_text")
+        return self._real_writer
+
+    def _open(self, folder: Path) -> SummaryWriter:
+        return SummaryWriter(str(folder), purge_step=self._purge_step, flush_secs=10)
 
     def _page(self, step: int, tag: str, markdown: str) -> None:
         # SummaryWriter.add_text would append "/text_summary" to the tag.

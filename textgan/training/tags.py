@@ -1,4 +1,8 @@
-"""The names of everything that a run logs, what each one means, and how TensorBoard lays them out."""
+"""The names of everything that a run logs, what each one means, and how TensorBoard lays them out.
+
+TensorBoard sorts tags by name. So the headline metrics are in ``at_end/``: the HParams page shows the first five
+metrics only; and the pages that explain a run are in ``setup/``, behind the samples.
+"""
 
 import re
 
@@ -42,11 +46,16 @@ TAGS = {
     "samples/free": "the first samples of each evaluation, temperature 1, nothing filtered, same noise each time",
     "samples/prompted": "evaluation.prompts continued at temperature 1, same noise each time",
     "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text",
-    "about/config": "the config of the run, with every default",
-    "about/tags": "this page",
+    "setup/config": "the config of the run, with every default",
+    "setup/tags": "what every tag means",
 }
-REAL = " -- of as many real texts: the mark to compare with"
-SUMMARY = "summary/"
+HEADLINES = ("bleu_4", "distinct_2", "nll", "self_bleu_4", "valid")
+STAGES = {
+    "parent": "at the end of the MLE phase that the adversarial phase starts from",
+    "end": "at the end of the run",
+    "best": "of the last phase's weights with the best dev NLL",
+}
+REAL = ", of as many real texts: the mark to compare with"
 
 _GAN_HEALTH = ("g_loss", "d_loss", "d_acc", "d_gap", "grad_norm", "grad_norm_d", "grad_cosine", "entropy")
 
@@ -54,40 +63,31 @@ _GAN_HEALTH = ("g_loss", "d_loss", "d_acc", "d_gap", "grad_norm", "grad_norm_d",
 def explain_tag(tag: str) -> str:
     """Return one line on what the values under a tag mean; ValueError for a tag that nobody has explained.
 
-    ``summary/STAGE_METRIC`` is the metric at the end of a stage; ``..._real`` the value of real text.
+    ``..._real`` is the value of real text, ``summary/STAGE_METRIC`` a metric at one of the ``STAGES``.
     """
     if tag in TAGS:
         return TAGS[tag]
     group, _, name = tag.partition("/")
-    if tag.startswith(SUMMARY):
-        stage, metric = _split_summary(name)
-        words = stage.replace("_", " ").strip() or "the run"
-        split = " (test split)" if "test_" + metric in name else ""
-        return f"end of {words}, {metric}{split}: {explain_tag(_metric_tag(metric))}"
-    if group in ("quality", "diversity"):
-        plain = name.removesuffix("_real")
-        if plain in METRICS:
-            return meaning(plain) + (REAL if plain != name else "")
+    if group == "at_end" and name.removesuffix("_real") in HEADLINES:
+        return f"{explain_metric(name)}; at the end of each phase, evaluation.final_samples texts"
+    stage, _, metric = name.partition("_")
+    if group == "summary" and stage in STAGES:
+        return f"{explain_metric(metric)}; {STAGES[stage]}, evaluation.final_samples texts"
+    if group in ("quality", "diversity") and name.removesuffix("_real") in METRICS:
+        return explain_metric(name)
     raise ValueError(f"{tag} has no explanation; add it to TAGS in textgan/training/tags.py")
 
 
-def _split_summary(name: str) -> tuple[str, str]:
-    """Return stage and metric of ``STAGE_METRIC``: the longest ending that is a metric."""
-    parts = name.split("_")
-    for i in range(len(parts)):
-        metric = "_".join(parts[i:])
-        if _is_metric(metric):
-            stage = "_".join(part for j, part in enumerate(parts[:i]) if not (j == i - 1 and part == "test"))
-            return stage, metric
-    raise ValueError(f"{SUMMARY}{name} ends in no metric that is known")
-
-
-def _is_metric(name: str) -> bool:
-    return name.removesuffix("_real") in METRICS or f"quality/{name}" in TAGS
-
-
-def _metric_tag(name: str) -> str:
-    return f"quality/{name}" if f"quality/{name}" in TAGS else f"diversity/{name}"
+def explain_metric(name: str) -> str:
+    """Return what a metric means by its bare name: ``nll``, ``test_nll``, ``self_bleu_4``, ``self_bleu_4_real``."""
+    if name.startswith("test_"):
+        return f"{explain_metric(name.removeprefix('test_'))} (here of the test split)"
+    if f"quality/{name}" in TAGS:
+        return TAGS[f"quality/{name}"]
+    plain = name.removesuffix("_real")
+    if plain not in METRICS:
+        raise ValueError(f"{name} is no metric that is known; see TAGS in textgan/training/tags.py")
+    return meaning(plain) + (REAL if plain != name else "")
 
 
 def glossary() -> str:
@@ -97,7 +97,9 @@ def glossary() -> str:
         "",
         "All methods write the same tags, so runs can be laid over each other. A run is more diverse than another "
         "where self-BLEU is lower and distinct is higher; it pays in quality where NLL is higher, or BLEU or "
-        "the share of valid texts lower. Text that copies itself is diverse to none of them: read the samples too.",
+        "the share of valid texts lower. No number sees everything: read the samples too.",
+        "",
+        "The run `.../real_text` holds the same metrics of as many real texts: the mark to compare with.",
         "",
         "| tag | meaning |",
         "| --- | --- |",
@@ -106,8 +108,8 @@ def glossary() -> str:
     for tag, text in sorted((TAGS | from_metrics).items()):
         lines.append(f"| {escape(tag)} | {escape(text)} |")
     lines += [
-        f"| quality/... and diversity/... with {escape('_real')} | the same of as many real texts: the mark |",
-        "| summary/... | the metrics at the end of each stage, for the HParams table |",
+        "| at\\_end/... | the headline metrics at the end of each phase, of evaluation.final\\_samples texts |",
+        *(f"| summary/{stage}\\_... | every metric {text} |" for stage, text in STAGES.items()),
     ]
     return "\n".join(lines)
 
@@ -125,25 +127,20 @@ def escape(text: str) -> str:
 
 
 def layout() -> dict[str, dict[str, list]]:
-    """Return TensorBoard's custom-scalars layout: each chart has one metric, with real text beside."""
+    """Return TensorBoard's custom-scalars layout: one metric a chart, lines coloured by run."""
 
-    def chart(*tags: str) -> list:
-        return ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]]
-
-    def beside_real(group: str, name: str) -> list:
-        return chart(f"{group}/{name}", f"{group}/{name}_real")
+    def chart(tag: str) -> list:
+        return ["Multiline", [f"^{re.escape(tag)}$"]]
 
     return {
         "Diversity": {
-            **{
-                f"self-BLEU-{n} (lower: more diverse)": beside_real("diversity", f"self_bleu_{n}") for n in (2, 3, 4, 5)
-            },
-            **{f"distinct-{n} (higher: more diverse)": beside_real("diversity", f"distinct_{n}") for n in (1, 2, 3, 4)},
-            "unique texts (1: no two alike)": beside_real("diversity", "unique"),
+            **{f"self-BLEU-{n} (lower: more diverse)": chart(f"diversity/self_bleu_{n}") for n in (2, 3, 4, 5)},
+            **{f"distinct-{n} (higher: more diverse)": chart(f"diversity/distinct_{n}") for n in (1, 2, 3, 4)},
+            "unique texts (1: no two alike)": chart("diversity/unique"),
         },
         "Quality": {
             "NLL of dev text (lower is better)": chart("quality/nll"),
-            "BLEU-4 (real text is the mark)": beside_real("quality", "bleu_4"),
+            "BLEU-4 (real text is the mark)": chart("quality/bleu_4"),
             "valid stories (higher is better)": chart("quality/valid"),
         },
         "GAN health": {name: chart(f"train/{name}") for name in _GAN_HEALTH} | {"tau": chart("schedule/tau")},

@@ -159,8 +159,9 @@ def sample(
     ] or [(None, [])]
     fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
     n = num_samples or (1 if given or fixed else 5)
-    shown = {name: value for name, value in settings.items() if value is not None} | {"seed": seed}
-    _say(f"{model.path}, step {model.step}: {', '.join(f'{name} {value}' for name, value in shown.items())}")
+    shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
+    beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
+    _say(f"{model.path}, step {model.step}: {', '.join([*shown, *beams, f'seed {seed}'])}")
     if n > 1 and fixed:
         _say(f"note: nothing is drawn at these settings: the {n} texts of a prompt are the same")
     if (settings["max_new_tokens"] or 0) > block_size:
@@ -239,7 +240,8 @@ def _checked(options: dict, commanded: set[str]) -> dict:
             flag = f"--{name.replace('_', '-')}"
             cause = "--num-beams" if options["num_beams"] > 1 else "--temperature 0"
             raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
-    return options | {name: 1.0 if name == "temperature" else None for name in ignored}
+    neutral = {name: 1.0 if name == "temperature" else None for name in ignored}
+    return {name: neutral.get(name, options[name]) for name in SETTINGS}
 
 
 def _with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded: set[str]) -> dict:

@@ -43,9 +43,9 @@ class CorpusReport:
 
     def lines(self) -> list[str]:
         """The report in a few lines for a person."""
-        how = ", ".join(f"{n} {'file' if n == 1 else 'files'} as {name}" for name, n in self.formats.items())
-        blank = f"; {self.blank:,} blank ones skipped" if self.blank else ""
-        lines = [f"corpus {self.source}: {self.texts:,} texts" + (f" ({how})" if how else "") + blank]
+        how = ", ".join(f"{_count(n, 'file')} as {name}" for name, n in self.formats.items())
+        blank = f"; {self.blank:,} blank skipped" if self.blank else ""
+        lines = [f"corpus {self.source}: {_count(self.texts, 'text')}" + (f" ({how})" if how else "") + blank]
         lines.append("splits: " + ", ".join(f"{name} {n:,}" for name, n in self.sizes.items()))
         for part, n in self.duplicates.items():
             if n:
@@ -56,6 +56,10 @@ class CorpusReport:
         found = [f"{n:,} {name}" for name, n in self.overlaps.items() if n]
         lines.append("overlap of the splits: " + (", ".join(found) or "none"))
         return lines
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 @dataclass
@@ -226,8 +230,8 @@ def _unknown(source: str) -> str:
 
 def _empty(split: str, n: int, fractions: dict[str, float]) -> str:
     if split == "train":
-        return f"no text is left to train on: all {n} went to dev and test; give more texts or smaller fractions"
+        return f"no text is left to train on: all {_count(n, 'text')} went to dev and test; give more texts or smaller fractions"
     return (
-        f"{split} is empty: none of the {n} texts fell into it ({split}_fraction={fractions[split]}); "
+        f"{split} is empty: none of {_count(n, 'text')} fell into it ({split}_fraction={fractions[split]}); "
         f"raise {split}_fraction, give {split} a file, or set {split}_fraction to 0 to go without"
     )

@@ -33,8 +33,8 @@ class Oracle(Protocol):
         """None for a text that can occur (and where nothing is to be said); else where it goes wrong."""
         ...
 
-    def sample(self, rng: random.Random) -> str:
-        """One text."""
+    def sample_many(self, n: int, seed: int) -> list[str]:
+        """`n` independent texts, the same for the same seed."""
         ...
 
 
@@ -59,9 +59,8 @@ ORACLES: dict[str, Callable[[int], Oracle]] = {
 
 
 def draw_texts(oracle: Oracle, n: int, seed: int, split: str) -> list[str]:
-    """`n` independent texts; other splits of the same seed are independent too, and a longer draw goes on."""
-    rng = random.Random(f"{seed} {split}")
-    return [oracle.sample(rng) for _ in range(n)]
+    """`n` independent texts, the same for the same seed and split; other splits are independent of them."""
+    return oracle.sample_many(n, random.Random(f"{seed} {split}").getrandbits(63)) if n else []
 
 
 def nltk_texts(name: str) -> list[str]:

@@ -68,7 +68,7 @@ def read_texts(
         content = _decode(file, encoding)
         found = _format_of(file, content) if format == "auto" else format
         formats[found] = formats.get(found, 0) + 1
-        for line, text in _parse(file, content, found, field, max_chars):
+        for line, text in _parse(file, content, found, field):
             text = text.strip()
             if text:
                 _check_text(file, line, text, max_chars)
@@ -139,7 +139,7 @@ def _format_of(file: Path, content: str) -> str:
     return "paragraphs" if 1 < blocks < full <= _PARAGRAPH_LINES * blocks else "lines"
 
 
-def _parse(file: Path, content: str, format: str, field: str, max_chars: int) -> Iterator[tuple[int, str]]:
+def _parse(file: Path, content: str, format: str, field: str) -> Iterator[tuple[int, str]]:
     """(line number, text) of every text; blank ones too."""
     if format == "lines":
         body = content.removesuffix("\n")
@@ -150,7 +150,7 @@ def _parse(file: Path, content: str, format: str, field: str, max_chars: int) ->
         return _parse_endoftext(content)
     if format == "jsonl":
         return _parse_jsonl(file, content, field)
-    return _parse_csv(file, content, field, max_chars)
+    return _parse_csv(file, content, field)
 
 
 def _parse_paragraphs(content: str) -> Iterator[tuple[int, str]]:
@@ -164,10 +164,11 @@ def _parse_paragraphs(content: str) -> Iterator[tuple[int, str]]:
 
 
 def _parse_endoftext(content: str) -> Iterator[tuple[int, str]]:
-    parts = content.strip().removeprefix(EOS).removesuffix(EOS).split(EOS)
-    number = 1 + content[: len(content) - len(content.lstrip())].count("\n")
-    for part in parts:
-        yield number, part
+    body = content.lstrip()
+    number = 1 + content[: len(content) - len(body)].count("\n")
+    for part in body.rstrip().removeprefix(EOS).removesuffix(EOS).split(EOS):
+        text = part.lstrip()
+        yield number + part[: len(part) - len(text)].count("\n"), text
         number += part.count("\n")
 
 
@@ -204,10 +205,10 @@ def text_of_record(record: dict, field: str, place: str) -> str:
     return value
 
 
-def _parse_csv(file: Path, content: str, field: str, max_chars: int) -> Iterator[tuple[int, str]]:
+def _parse_csv(file: Path, content: str, field: str) -> Iterator[tuple[int, str]]:
     header = content.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
-    csv.field_size_limit(max(max_chars, 131_072) + 1)
+    limit = csv.field_size_limit(len(content) + 1)  # the process's own; too long texts are told elsewhere
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = rows.fieldnames or []
@@ -218,7 +219,10 @@ def _parse_csv(file: Path, content: str, field: str, max_chars: int) -> Iterator
                 raise UserError(f"{file}:{rows.line_num}: no field {field!r}: the row is too short")
             yield rows.line_num, row[field]
     except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num}: invalid CSV: {error}") from None
+        line = min(rows.line_num + 1, content.rstrip("\n").count("\n") + 1)  # line_num is the last good one
+        raise UserError(f"{file}:{line}: invalid CSV: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _check_text(file: Path, line: int, text: str, max_chars: int) -> None:

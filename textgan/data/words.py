@@ -26,9 +26,7 @@ _CJK = (
 )
 _CJK_CHARACTER = re.compile(f"([{_CJK}])")
 _SENTENCE_END = re.compile(r"""[.!?]["'”’»)\]]*\s+""")
-_TITLES = re.compile(
-    "mr|mrs|ms|messrs|dr|prof|st|sr|jr|rev|hon|gen|col|maj|capt|lt|sgt|gov|sen|vs|cf", re.IGNORECASE
-)
+_TITLES = re.compile("mr|mrs|ms|messrs|dr|prof|st|sr|jr|rev|hon|gen|col|maj|capt|lt|sgt|gov|sen|vs|cf", re.IGNORECASE)
 # Every character that NLTK's tokenizer treats in any way but "," and ".", and the words that it cuts in two.
 # A sentence without them needs none of its thirty substitutions.
 _NEEDS_NLTK = re.compile(
@@ -43,9 +41,7 @@ _SENTENCE_MARKS = frozenset([".", "!", "?"])
 _TIGHT = frozenset(["--", "\u2012", "—", "―"])
 _SUFFIXES = frozenset(["'s", "'m", "'d", "'ll", "'re", "'ve", "n't", "'ye", "'n"])
 _CLITICS = frozenset(["s", "m", "d", "t", "ll", "re", "ve"])
-_CUT_WORDS = frozenset(
-    [("can", "not"), ("gim", "me"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("wan", "na")]
-)
+_CUT_WORDS = frozenset([("can", "not"), ("gim", "me"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("wan", "na")])
 _ELISIONS = frozenset(["tis", "twas", "twere", "twill", "em", "til", "cause", "bout", "neath"])
 
 

@@ -2,28 +2,23 @@
 
 LEXICON = """
 hero | an | noun | he | him | his
-    2 Tom   | a  | boy      | he  | him | his
-    2 Leo   | a  | boy      | he  | him | his
-    2 Finn  | a  | boy      | he  | him | his
-    2 Oscar | a  | boy      | he  | him | his
-    2 Mia   | a  | girl     | she | her | her
-    2 Nora  | a  | girl     | she | her | her
-    2 Ivy   | a  | girl     | she | her | her
-    2 Rosa  | a  | girl     | she | her | her
-    Pip     | a  | mouse    | he  | him | his
-    Bruno   | a  | bear     | he  | him | his
-    Basil   | a  | hedgehog | he  | him | his
-    Otto    | an | owl      | he  | him | his
-    Ruby    | a  | fox      | she | her | her
-    Hazel   | a  | squirrel | she | her | her
-    Mabel   | a  | rabbit   | she | her | her
-    Ada     | an | otter    | she | her | her
+    2 Tom | a  | boy      | he  | him | his
+    2 Leo | a  | boy      | he  | him | his
+    2 Max | a  | boy      | he  | him | his
+    2 Mia | a  | girl     | she | her | her
+    2 Nora | a | girl     | she | her | her
+    2 Ivy | a  | girl     | she | her | her
+    Pip   | a  | mouse    | he  | him | his
+    Bruno | a  | bear     | he  | him | his
+    Otto  | an | owl      | he  | him | his
+    Ruby  | a  | fox      | she | her | her
+    Hazel | a  | squirrel | she | her | her
+    Ada   | an | otter    | she | her | her
 
 trait | an
     shy       | a
     lonely    | a
     grumpy    | a
-    gloomy    | a
     restless  | a
     anxious   | an
     impatient | an
@@ -42,9 +37,9 @@ time | span
 
 later | after | dark
     by noon        | morning           | no
-    by teatime     | morning,afternoon | no
+    by teatime     | afternoon         | no
     at sunset      | morning,afternoon | yes
-    before bedtime | afternoon,evening | yes
+    before bedtime | evening           | yes
     at midnight    | evening           | yes
 
 helper | a
@@ -151,7 +146,7 @@ story
 opening
     5 One {+weather} {+time}, {+trait.an} {trait} {+hero.noun} named {hero} <start>.
     2 One {+weather} {+time}, {+hero.an} {hero.noun} named {hero} <start>.
-    2 {+Hero} was {+trait.an} {trait} {hero.noun}. One {+weather} {+time}, {hero.he} <start>.{slow=yes}
+    2 {+Hero} was {+trait.an} {trait} {hero.noun} who <start> one {+weather} {+time}.
     2 It was a {+weather} {+time}, and {+hero} <start>.
 
 start
@@ -161,8 +156,8 @@ start
     3 baked {+dish.a} for {hero.his} {+kin}
 
 plot
-    4 [thing] <clue> <recovery> <ending>
-    1 [thing !slow] <search> <clue> <recovery> <ending>
+    6 [thing] <clue> <recovery> <ending>
+    1 [thing] <search> <clue> <recovery> <ending>
     1 [thing !trait] <clue> <discovery>
     [wish] <aid> <attempt> <ending>
     3 [foundling] <gift> <change> <ending>
@@ -187,8 +182,8 @@ discovery
     2 {+Later after=$time}, there it was, {nest}.{luck=good}
 
 aid
-    4 At {+trouble.a}, {+helper.a} lent {hero.him} {+tool.a fits=$trouble}.
-    1 [!slow] Soon {hero.he} came to {+trouble.a}. "Take {+tool.a fits=$trouble}," said {+helper.a}.
+    6 At {+trouble.a}, {+helper.a} lent {hero.him} {+tool.a fits=$trouble}.
+    1 Soon {hero.he} came to {+trouble.a}. "Take {+tool.a fits=$trouble}," said {+helper.a}.
 
 attempt
     3 {+Later after=$time dark=$wish.dark} {hero.he} {trouble.past} and {wish.past}.{luck=good}
@@ -196,17 +191,17 @@ attempt
     2 {Hero.he} {trouble.past}, and {+later after=$time dark=$wish.dark} {hero.he} {wish.past}.{luck=good}
 
 gift
-    3 It was {foundling.woe}, so {hero.he} gave it {+gift for=$foundling.need}.
-    1 [!slow] "I am {foundling.woe}," it whispered. {Hero} gave it {+gift for=$foundling.need}.
-    1 [!slow] "I am {foundling.woe}," it sighed. "Here is {+gift for=$foundling.need}," said {hero}.
+    5 It was {foundling.woe}, so {hero.he} gave it {+gift for=$foundling.need}.
+    1 "I am {foundling.woe}," it whispered. {Hero} gave it {+gift for=$foundling.need}.
+    1 "I am {foundling.woe}," it sighed. "Here is {+gift for=$foundling.need}," said {hero}.
 
 change
     2 {+Later after=$time} the {foundling} began to {foundling.deed}.{luck=good}
     1 {+Later after=$time} it could {foundling.deed} at last.{luck=good}
 
 beggar
-    On the way, {hero.he} met {+helper.a} with an empty stomach.
-    "I have had no supper," said {+helper.a} on the road.
+    2 On the way, {hero.he} met a hungry {+helper}.
+    "I am so hungry," said {+helper.a}.
     {+Helper.a} smelled it and followed {hero.him}.
 
 sharing
@@ -215,10 +210,10 @@ sharing
     The {helper} ate it all, and {+later after=$time} {hero.his} {kin} got an empty plate.{luck=bad}
 
 ending
-    3 [luck=good trait] From that {time.span} on, {hero} was never {trait} again.
+    3 [luck=good trait] From that {time.span} on, {hero.he} was never {trait} again.
     2 [luck=good trait] Nobody ever called {hero.him} {trait} again.
-    1 [luck=good] "What a {time.span}!" laughed {hero}.
-    1 [luck=good] {Hero} (danced|sang) all the way home through the {weather.noun}.
+    1 [luck=good] "What a {time.span}!" {hero.he} laughed.
+    1 [luck=good] {Hero.he} (danced|sang) all the way home through the {weather.noun}.
     1 [luck=good later.dark=no] That night, {hero.he} slept like a stone.
     2 [luck=good helper] "Thank you, {helper}!" said {hero}.
     1 [luck=good helper] {Hero} and the {helper} have been friends ever since.
@@ -228,21 +223,21 @@ ending
     3 [luck=good dish] {Kin.he} set the table for three.
     6 [foundling] <thanks>
     3 [luck=bad trait] {Hero} was as {trait} as ever, but not alone.
-    1 [luck=bad] "What a {time.span}!" sighed {hero}.
-    1 [luck=bad] {Hero} walked slowly home through the {weather.noun}.
+    1 [luck=bad] "What a {time.span}!" {hero.he} sighed.
+    1 [luck=bad] {Hero.he} walked slowly home through the {weather.noun}.
     1 [luck=bad later.dark=no] That night, {hero.he} cried a little.
-    2 [luck=bad wish] {Hero} did not {wish}, but {hero.he} had made a friend.
+    2 [luck=bad wish] {Hero.he} did not {wish}, but {hero.he} had made a friend.
     1 [luck=bad wish] "Try again tomorrow," said the {helper}.
     3 [luck=bad thing] "We will make a new {thing}," said the {helper}.
-    3 [luck=bad dish] "Never mind," said {hero.his} {kin}, and {kin.he} made pancakes.
+    3 [luck=bad dish] {Kin.he} only laughed and made pancakes.
 
 thanks
-    [foundling=star] Every night after that, it winked at {hero.his} window.
+    [foundling=star] Now it winks at {hero.him} every night.
     [foundling=egg] A small dragon climbed out and licked {hero.his} nose.
     [foundling=firefly] It became {hero.his} reading lamp.
-    [foundling=sparrow] Every dawn after that, it sang {hero.him} awake.
-    [foundling=kitten] It slept on {hero.his} pillow ever after.
-    [foundling=ghost] After that, it haunted only {hero.his} neighbors.
+    [foundling=sparrow] Now it sings {hero.him} awake every morning.
+    [foundling=kitten] Now it sleeps on {hero.his} pillow.
+    [foundling=ghost] Now it haunts only {hero.his} neighbors.
     [foundling=cloud] All summer, it watered {hero.his} roses.
     [foundling=seed] It became a plum tree as tall as {hero.his} house.
 """

@@ -114,8 +114,9 @@ def test_conditional_noise_always_lets_the_ids_win(scale):
 
 def test_conditional_noise_breaks_near_ties():
     """A token so probable that its truncated noise would round to the winner's."""
-    logits = torch.tensor([40.0, 0.0, 0.0]).repeat(5000, 1)
-    ids = torch.ones(5000, dtype=torch.long)
+    n = 500_000
+    logits = torch.tensor([200.0, 0.0]).repeat(n, 1)
+    ids = torch.ones(n, dtype=torch.long)
     noise = conditional_gumbel(logits, ids, generator=rng())
     gap = (logits + noise).topk(2).values
     assert torch.equal((logits + noise).argmax(dim=-1), ids)

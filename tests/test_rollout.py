@@ -99,6 +99,17 @@ def test_leaving_out_finished_rows_and_stopping_early_change_nothing():
     assert torch.equal(read[:, 1:][:, : ids.size(1)], ids)
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_no_token_of_probability_zero_is_drawn(uniform, monkeypatch):
+    for seed in range(20):  # sums of the distribution function a little below and above one
+        g = model(vocab=300, seed=seed, scale=0.2)
+        g.logit_bias[[0, 1, 298, 299]] = -1e4
+        monkeypatch.setattr(torch, "rand", lambda *size, **kw: torch.full(size, uniform))
+        ids, _ = sample_ids(g, B, T, eos_id=EOS, rng=rng())
+        monkeypatch.undo()
+        assert 2 <= ids.min() <= ids.max() <= 297
+
+
 def test_sampling_uses_its_generator_only_and_the_same_amount_of_it():
     g = model(block=24, eos_bias=1.0)
     state = torch.get_rng_state()

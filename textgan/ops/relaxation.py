@@ -18,7 +18,7 @@ from torch import Tensor
 # Smallest uniform draw: float32 draws are multiples of 2**-24, and zero would give infinite noise.
 _SMALLEST = 2.0**-25
 # Conditional noise keeps the winner ahead by this much, above float32's rounding for logits up to some hundreds.
-_MARGIN = 3e-5
+_MARGIN = 1e-4
 
 
 def _full_precision(function):

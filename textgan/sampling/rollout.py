@@ -75,9 +75,9 @@ def sample_ids(
                 rows, last, done = rows[going], last[going], done[going]
         logits = generator(last, cache=cache)[:, -1].float()
         cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-        # The sum is not exactly one. `right` never picks a token of probability zero.
+        # The sum is not exactly one; a float32 draw times it is always below it. `right` skips probability zero.
         drawn = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
-        drawn = drawn.clamp_(max=generator.vocab_size - 1).masked_fill_(done[:, None], eos_id)
+        drawn = drawn.masked_fill_(done[:, None], eos_id)
         ids[rows, t] = drawn[:, 0]
         ends = (drawn[:, 0] == eos_id) & ~done
         lengths[rows] = torch.where(ends, t + 1, lengths[rows])

@@ -8,14 +8,11 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from textgan.data.readers import text_of_record
 from textgan.data.words import join_words
 from textgan.errors import UserError
-
-if TYPE_CHECKING:
-    import datasets
 
 
 class Oracle(Protocol):
@@ -133,7 +130,7 @@ def hf_texts(name: str, field: str) -> dict[str, list[str]]:
 _HF_SPLITS = (("dev", "validation"), ("dev", "valid"), ("dev", "dev"), ("test", "test"))
 
 
-def _hf_column(rows: datasets.Dataset, field: str, place: str) -> list[str]:
+def _hf_column(rows: Any, field: str, place: str) -> list[str]:
     if field not in rows.column_names:
         raise UserError(f"{place}: no column {field!r}; there are: {', '.join(rows.column_names)}")
     rows = rows.select_columns([field])

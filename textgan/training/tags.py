@@ -120,10 +120,11 @@ def group_of(name: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, line breaks kept."""
-    safe = re.sub(r"([\\`*_{}\[\]()#+\-.!|~])", r"\\\1", text)
-    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "  \n".join(line.strip() and line for line in safe.split("\n"))
+    """Return text that TensorBoard's Markdown shows as it is, line breaks kept, indentation not."""
+    safe = re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", text)
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("~", "&#126;"), ("=", "&#61;")):
+        safe = safe.replace(character, entity)
+    return "  \n".join(line.strip() for line in safe.split("\n"))
 
 
 def layout() -> dict[str, dict[str, list]]:

@@ -147,7 +147,6 @@ def sample(
 
     from textgan.data.prompts import encode_prompt
     from textgan.training.checkpoint import load_for_sampling
-    from textgan.training.run import pick_device
 
     model = load_for_sampling(source, pick_device(device))
     # In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
@@ -199,6 +198,7 @@ def _records(
     allow_unk: bool,
 ) -> list[dict]:
     """What ``--json`` prints, for one batch of prompts; ``first`` is the number of the first text."""
+    from textgan.ops.devices import pick_device
     from textgan.sampling.decode import generate
 
     tokenizer = model.tokenizer

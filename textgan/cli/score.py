@@ -46,8 +46,9 @@ def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_
         _say(f"warning: numbers of texts differ ({sizes}): diversity does not compare; try --limit {fewest}")
 
     from textgan.metrics.suite import Scorer
+    from textgan.ops.devices import pick_device
 
-    scorer = Scorer(reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=_pick_device(device))
+    scorer = Scorer(reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=pick_device(device))
     results = {path: scorer.score(lines) for path, lines in texts.items()}
     if as_json:
         objects = {path: {"metrics": r.values, "signature": r.signature} for path, r in results.items()}
@@ -123,16 +124,6 @@ def _short_names(paths: list[str]) -> list[str]:
     """File names without their folders, or whole paths where two names would be the same."""
     names = [os.path.basename(path) for path in paths]
     return names if len(set(names)) == len(names) else paths
-
-
-def _pick_device(device: str) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is to be had here; use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _say(message: str) -> None:

@@ -25,7 +25,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import textgan
+from textgan import __version__
 from textgan.config import Config
 from textgan.configfile import dump_config, load_config
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
@@ -75,10 +75,10 @@ def save_checkpoint(
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     save_tokenizer(tokenizer, partial / "tokenizer.json")
-    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size - 1}
+    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
     (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
     torch.save(state, partial / "state.pt")
-    meta = {"format": FORMAT, "textgan": textgan.__version__, "torch": torch.__version__, **meta}
+    meta = {"format": FORMAT, "textgan": __version__, "torch": torch.__version__, **meta}
     (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
     for path in [*partial.iterdir(), partial]:
         _flush(path)
@@ -143,11 +143,11 @@ def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run folder (runs/NAME) or a checkpoint folder in it")
     root = path if path.name == "checkpoints" else path / "checkpoints"
-    if root.is_dir():
+    if root.is_dir() or (path / "metrics.jsonl").is_file():
         names = [read_pointer(root, prefer), *(read_pointer(root, p) for p in POINTERS)]
         name = next((n for n in names if n), None)
         if name is None:
-            raise UserError(f"{root} holds no checkpoint yet; train longer, or give another run")
+            raise UserError(f"{path} holds no checkpoint yet; train longer, or give another run")
         path = root / name
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint folder; give runs/NAME or one in it{_newest_good(path)}")
@@ -168,7 +168,7 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
     if version > FORMAT or step < 0:
         raise UserError(
             f"{path} was written in checkpoint format {version} by textgan {meta.get('textgan')}; this is "
-            f"{textgan.__version__}, which reads up to format {FORMAT}: upgrade textgan"
+            f"{__version__}, which reads up to format {FORMAT}: upgrade textgan"
         )
     return meta
 

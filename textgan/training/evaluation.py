@@ -18,6 +18,8 @@ from textgan.models.generator import Generator
 from textgan.sampling.decode import generate
 
 QUALITY = ("bleu", "nll", "ppl", "valid", "kl")
+# Metrics whose value depends on how many texts are looked at: compared at equal numbers only.
+MOVE_WITH_N = ("self_bleu", "distinct", "entropy", "unique")
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ class Evaluator:
         device: torch.device,
     ):
         self.settings = config.evaluation
-        self.max_new_tokens = config.generator.block_size - 1
+        self.max_new_tokens = config.generator.block_size
         self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
         self.dev, self.test = dev, test
         self.scorer = Scorer(
@@ -117,8 +119,11 @@ class Evaluator:
         }
 
     def _real(self, n: int) -> dict[str, float]:
+        """Metrics of ``n`` real texts; where there are fewer, those that move with the number are left out."""
         if n not in self.real:
-            self.real[n] = self.scorer.real(n).values
+            real = self.scorer.real(n)
+            enough = real.signature["texts"] == n
+            self.real[n] = {k: v for k, v in real.values.items() if enough or not k.startswith(MOVE_WITH_N)}
         return self.real[n]
 
     def _against_truth(self, texts: list[str], nll_text: float) -> dict[str, float]:
@@ -150,6 +155,8 @@ def collapse_alarm(values: dict[str, float]) -> str | None:
     Rings when fewer than 80 % of the unique share of real text is left, or when self-BLEU-4 is above that of as many
     real texts by more than .15 and by more than half of what was left to 1.
     """
+    if "diversity/unique_real" not in values:  # too few real texts to compare with
+        return None
     unique, real_unique = values["diversity/unique"], values["diversity/unique_real"]
     bleu, real_bleu = values["diversity/self_bleu_4"], values["diversity/self_bleu_4_real"]
     signs = []

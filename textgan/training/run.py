@@ -21,6 +21,7 @@ from textgan.data.dataset import TokenDataset, build_dataset
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
+from textgan.ops.devices import pick_device
 from textgan.training.adversarial import build_discriminator, train_adversarial
 from textgan.training.checkpoint import (
     build_generator,
@@ -30,12 +31,13 @@ from textgan.training.checkpoint import (
     load_for_sampling,
     load_state,
     load_weights,
+    read_pointer,
     write_atomically,
 )
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.interrupt import Interrupt
-from textgan.training.logging import RunLogger
+from textgan.training.logging import RunLogger, flatten
 from textgan.training.mle import train_mle
 
 # What a resumed run may change: where and how fast it computes, not what.
@@ -53,9 +55,12 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
     torch.set_num_threads(config.threads or torch.get_num_threads())
     torch.set_flush_denormal(True)  # denormals in AdamW's moments cost CPUs a factor of four
     last = resume_point(config, folder) if resume else None
+    if last and (folder / "results.json").is_file():
+        say(f"{folder} is finished: nothing to resume")
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     state = load_state(last) if last else None
     parent_of = config.adversarial.init_from if config.adversarial else None
-    if not last and folder.exists() and any(folder.iterdir()):
+    if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give another --run, or --resume to go on with it")
 
     corpus = read_corpus(config)
@@ -90,7 +95,7 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
             )
             run_phases(run, state, parent_of)
             results = write_results(run)
-            logger.summary({name: entry["metrics"] for name, entry in run.results.items()})
+            logger.summary(stages(run.results))
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -144,15 +149,6 @@ def adopt_parent(run: Experiment, parent_of: str) -> tuple[Generator, int]:
     state = {"phase": "mle-done", "step": step}
     run.save("mle", generator=generator, phase="mle", step=step, state=state, metrics=values, best=True)
     return generator.requires_grad_(True), step
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu`` or ``cuda`` means here; UserError when there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device here; use --device auto or cpu")
-    return torch.device(name)
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -217,16 +213,22 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
     return datasets
 
 
-def resume_point(config: Config, folder: Path) -> Path:
-    """The checkpoint to go on from; UserError where there is none or where ``config`` is not the run's."""
+def resume_point(config: Config, folder: Path) -> Path | None:
+    """The checkpoint to go on from, None where the run has none yet; UserError where ``config`` is not the run's."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"nothing to resume: {folder} holds no run; leave --resume away to start one")
-    given, kept = flatten(config), flatten(load_config(folder / "config.yaml"))
+    kept = flatten(load_config(folder / "config.yaml").model_dump(mode="json"))
+    given = flatten(config.model_dump(mode="json"))
     odd = [k for k in sorted(given.keys() | kept.keys()) if given.get(k) != kept.get(k)]
     odd = [k for k in odd if k not in RESUME_MAY_CHANGE]
     if odd:
         shown = "; ".join(f"{k} was {kept.get(k)!r}, now {given.get(k)!r}" for k in odd[:5])
         raise UserError(f"{folder} was started with other settings ({shown}); give the same ones, or another --run")
+    if read_pointer(folder / "checkpoints", "last") is None:
+        say(f"{folder} has no checkpoint yet: starting over")
+        for path in (folder / "metrics.jsonl", folder / "timing.jsonl", *folder.rglob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        return None
     return find_checkpoint(folder, prefer="last")
 
 
@@ -244,17 +246,6 @@ def check_same_data(last: Path, corpus: Corpus) -> None:
         )
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """The config as ``{"mle.lr": 0.001, ...}``; a section that is off is one key with None."""
-    flat = {}
-    for key, value in config.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
 def write_results(run: Experiment) -> dict[str, Any]:
     """Write and return results.json: real text, each phase, and the signature of the metrics."""
     signature = run.evaluator.scorer.score(["signature"]).signature
@@ -267,6 +258,15 @@ def write_results(run: Experiment) -> dict[str, Any]:
     }
     write_atomically(run.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     return results
+
+
+def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str, float]]]:
+    """The final scores as the log's summary wants them: of the parent, at the end, and at the best dev NLL."""
+    entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
+    if "adversarial" not in entries:
+        return {"end": entries["mle"], "best": entries["mle"]}
+    end = entries["adversarial"]
+    return {"parent": entries["mle"], "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
 
 
 def plan(config: Config) -> dict[str, Any]:

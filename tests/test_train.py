@@ -1,0 +1,320 @@
+"""Training end to end on a tiny model: learning, determinism, resuming, every option, and how runs end."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from textgan.config import Config
+from textgan.configfile import load_config
+from textgan.errors import UserError
+from textgan.training import adversarial, mle, run
+from textgan.training.checkpoint import find_checkpoint, load_for_sampling, load_state
+from textgan.training.evaluation import Evaluator
+from textgan.training.experiment import TrainingDiverged
+from textgan.training.progress import Progress
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
+
+
+def config(*overrides: str) -> Config:
+    return load_config(SMOKE, ["threads=1", *overrides])
+
+
+def weights(folder: Path, prefer: str = "last") -> dict[str, torch.Tensor]:
+    return load_for_sampling(find_checkpoint(folder, prefer=prefer)).generator.state_dict()
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of both phases, and its results."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run.train(config(), folder)
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(whole):
+    folder, results = whole
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "tokenizer.json", "metrics.jsonl", "results.json", "checkpoints"} <= names
+    assert sum(name.startswith("events.out.tfevents") for name in names) == 1
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert load_config(folder / "config.yaml") == config()
+    steps = [record["step"] for record in records(folder)]
+    assert steps == sorted(steps)
+    assert steps[-1] == 10  # one axis over both phases: 6 + 4 generator updates
+    assert {"mle", "adversarial"} <= set(results["phases"])
+    for entry in results["phases"].values():
+        assert all(math.isfinite(value) for value in entry["metrics"].values())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(whole, tmp_path):
+    folder, _ = whole
+    run.train(config(), tmp_path / "again")
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+    assert same(weights(folder), weights(tmp_path / "again"))
+    run.train(config("seed=1"), tmp_path / "other")
+    assert not same(weights(folder), weights(tmp_path / "other"))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the program may catch it."""
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 10])
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path, monkeypatch, step):
+    folder, _ = whole
+    advance, counted = Progress.advance, []
+
+    def fatal(self, **counts):
+        advance(self, **counts)
+        counted.append(self.label != "discriminator")
+        if sum(counted) == step and counted[-1]:
+            raise Killed
+
+    monkeypatch.setattr(Progress, "advance", fatal)
+    with pytest.raises(Killed):
+        run.train(config(), tmp_path / "run")
+    monkeypatch.undo()
+    if step == 1:  # before the first checkpoint
+        with pytest.raises(UserError, match="no checkpoint yet"):
+            load_for_sampling(tmp_path / "run")
+    run.train(config(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+    assert same(weights(folder), weights(tmp_path / "run"))
+    assert same(weights(folder, "best"), weights(tmp_path / "run", "best"))
+    ours, theirs = (load_state(find_checkpoint(f, prefer="last")) for f in (tmp_path / "run", folder))
+    critic = ours["players"]["discriminator"]
+    assert all(torch.equal(critic[name], theirs["players"]["discriminator"][name]) for name in critic)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole):
+    folder, results = whole
+    before = (folder / "metrics.jsonl").read_bytes()
+    again = run.train(config(), folder, resume=True)
+    assert again["phases"] == json.loads(json.dumps(results["phases"]))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_gives_the_dev_nll_it_was_saved_with(whole):
+    folder, _ = whole
+    settings = config()
+    corpus = run.read_corpus(settings)
+    for path in sorted((folder / "checkpoints").iterdir()):
+        if not path.is_dir():
+            continue
+        model = load_for_sampling(path)
+        splits = run.encode(settings, corpus, model.tokenizer)
+        device = torch.device("cpu")
+        evaluator = Evaluator(settings, corpus, model.tokenizer, splits["dev"], None, device)
+        nll = evaluator.likelihood(model.generator, splits["dev"])["quality/nll"]
+        if model.meta["metrics"]:
+            assert nll == model.meta["metrics"]["quality/nll"], path.name
+
+
+def test_folders_in_use_and_other_settings_are_refused(whole, tmp_path):
+    folder, _ = whole
+    with pytest.raises(UserError, match="not empty; give another --run, or --resume"):
+        run.train(config(), folder)
+    with pytest.raises(UserError, match=r"other settings \(mle\.lr was 0\.001, now 0\.002\)"):
+        run.train(config("mle.lr=0.002"), folder, resume=True)
+    with pytest.raises(UserError, match="nothing to resume"):
+        run.train(config(), tmp_path / "nowhere", resume=True)
+
+
+def test_changed_data_is_refused_on_resume(tmp_path):
+    text = tmp_path / "texts.txt"
+    text.write_text("\n".join(f"the cat number {i} sat on a mat ." for i in range(200)))
+    settings = config(f"data.source={text}", "adversarial=none", "mle.max_steps=2")
+    run.train(settings, tmp_path / "run")
+    text.write_text(text.read_text() + "\nand one more .")
+    with pytest.raises(UserError, match="the data has changed"):
+        run.train(settings, tmp_path / "run", resume=True)
+
+
+def test_learns_eight_texts_by_heart(tmp_path):
+    text = tmp_path / "texts.txt"
+    text.write_text("\n".join(f"{a} {b} saw the {c} ." for a in "AB" for b in "CD" for c in "EF"))
+    settings = config(
+        f"data.source={text}", f"data.dev={text}", "data.test_fraction=0", "generator.dropout=0", "mle.ema=0",
+        "generator.n_embd=32", "mle.max_steps=150", "mle.lr=1e-2", "mle.calibrate=false", "adversarial=none",
+        "evaluation.every=150", "log_every=50",
+    )  # fmt: skip
+    results = run.train(settings, tmp_path / "run")
+    nll = results["phases"]["mle"]["metrics"]["nll_text"]
+    assert nll == pytest.approx(math.log(8), abs=0.02)  # the entropy of eight equally likely texts
+    assert nll > math.log(8) - 1e-6  # and no model can be below it
+
+
+def test_accumulation_is_the_same_batch(tmp_path):
+    common = ["generator.dropout=0", "mle.max_steps=3", "adversarial=none", "mle.calibrate=false"]
+    run.train(config(*common), tmp_path / "whole")
+    run.train(config(*common, "mle.accumulate=4"), tmp_path / "parts")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+ADVERSARIAL = [
+    *(f"adversarial.loss={name}" for name in ("non_saturating", "hinge", "least_squares", "wasserstein", "ragan")),
+    *(f"adversarial.estimator={name}" for name in ("soft", "relgan", "gapped", "gumbel_rao", "reinmax")),
+    "adversarial.tau_start=2 adversarial.tau_end=2",
+    "adversarial.tau_schedule=exponential adversarial.tau_end=0.5",
+    "adversarial.d_steps=2",
+    "adversarial.d_pretrain_steps=0",
+    "adversarial.accumulate=2",
+    "adversarial.lr=1e-3",
+    "adversarial.lr_d=1e-2",
+    "adversarial.final_lr_ratio=1",
+    "adversarial.warmup_steps=3",
+    "adversarial.betas=[0.5,0.9]",
+    "adversarial.betas_d=[0.9,0.9]",
+    "adversarial.weight_decay=0.5",
+    "adversarial.weight_decay_d=3",
+    "adversarial.grad_clip=0.01",
+    "adversarial.ema=0",
+    "adversarial.mle_weight=0.5",
+    "adversarial.kl_weight=10",
+    "adversarial.adv_ratio=2",
+    "adversarial.adv_ratio=none",
+    "adversarial.adv_ratio=none adversarial.mle_weight=0",
+    "adversarial.token_weight=1",
+    "adversarial.r1=10",
+    "adversarial.r2=10",
+    "adversarial.gradient_penalty=10",
+    "adversarial.r1=10 adversarial.penalty_every=3",
+    "adversarial.replay_batches=0",
+    "adversarial.replay_share=0.9",
+    "discriminator.kind=cnn",
+    "discriminator.kind=cnn discriminator.n_representations=4",
+    "discriminator.kind=cnn discriminator.channels=8",
+    "discriminator.spectral_norm=true",
+    "discriminator.dropout=0.5",
+    "discriminator.n_layer=2",
+    "precision=bfloat16",
+]
+
+
+@pytest.mark.parametrize("options", ADVERSARIAL)
+def test_every_adversarial_option_trains_and_moves_the_weights(whole, tmp_path, options):
+    folder, _ = whole
+    settings = ["mle=none", f"adversarial.init_from={folder}/checkpoints/mle", "evaluation.every=4"]
+    base = tmp_path.parent.parent / "base-of-options"
+    if not base.exists():
+        run.train(config(*settings), base)
+    results = run.train(config(*settings, *options.split()), tmp_path / "run")
+    assert all(math.isfinite(v) for v in results["phases"]["adversarial"]["metrics"].values())
+    assert not same(weights(base), weights(tmp_path / "run")), "the option was ignored"
+
+
+def test_hops_change_the_soft_gradient(whole, tmp_path):
+    folder, _ = whole
+    settings = ["mle=none", f"adversarial.init_from={folder}/checkpoints/mle", "adversarial.estimator=soft"]
+    for hops in (0, 2):
+        run.train(config(*settings, f"adversarial.hops={hops}"), tmp_path / str(hops))
+    assert not same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def test_adversarial_phase_from_another_run_goes_on_with_its_step(whole, tmp_path):
+    folder, _ = whole
+    results = run.train(config("mle=none", f"adversarial.init_from={folder}/checkpoints/mle"), tmp_path / "run")
+    assert results["phases"]["mle"]["step"] == 6
+    assert results["phases"]["adversarial"]["step"] == 10
+    assert same(weights(folder), weights(tmp_path / "run"))  # the same seed: as if it had been one run
+
+
+def test_a_parent_of_another_shape_is_refused(whole, tmp_path):
+    folder, _ = whole
+    settings = config("mle=none", f"adversarial.init_from={folder}", "generator.n_layer=2")
+    with pytest.raises(UserError, match="another generator: n_layer=1 there, 2 here"):
+        run.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_adversarial_gradient_is_held_at_the_ratio(whole):
+    folder, _ = whole
+    found = [r for r in records(folder) if "train/adv_scale" in r]
+    assert len(found) == 4
+    for record in found:
+        held = record["train/adv_scale"] * record["train/grad_norm_adv"] / record["train/grad_norm_mle"]
+        assert held == pytest.approx(0.2, rel=1e-4)
+
+
+def test_each_player_is_moved_by_its_own_step_only(whole, tmp_path, monkeypatch):
+    moved = {}
+
+    def watch(name, step):
+        def watched(experiment, players, *args):
+            nets = {"generator": players.generator, "discriminator": players.discriminator}
+            before = {n: [p.detach().clone() for p in net.parameters()] for n, net in nets.items()}
+            result = step(experiment, players, *args)
+            for n, net in nets.items():
+                changed = any(not torch.equal(a, b) for a, b in zip(before[n], net.parameters(), strict=True))
+                moved.setdefault((name, n), set()).add(changed)
+            return result
+
+        return watched
+
+    for name in ("discriminator_step", "generator_step"):
+        monkeypatch.setattr(adversarial, name, watch(name, getattr(adversarial, name)))
+    run.train(config(), tmp_path / "run")
+    assert moved == {
+        ("discriminator_step", "discriminator"): {True},
+        ("discriminator_step", "generator"): {False},
+        ("generator_step", "generator"): {True},
+        ("generator_step", "discriminator"): {False},
+    }
+
+
+@pytest.mark.parametrize("phase", ["mle", "adversarial"])
+def test_divergence_stops_with_the_evidence_and_the_way_back(tmp_path, monkeypatch, phase):
+    module, name = {"mle": (mle, "mle_loss"), "adversarial": (adversarial, "gan_loss")}[phase]
+    real, calls = getattr(module, name), []
+
+    def broken(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs) * (float("nan") if len(calls) >= 5 else 1.0)
+
+    monkeypatch.setattr(module, name, broken)
+    with pytest.raises(TrainingDiverged) as error:
+        run.train(config(), tmp_path / "run")
+    message = str(error.value)
+    assert "diverged at step" in message
+    assert "loss=nan" in message
+    assert "grad_norm" in message
+    last = find_checkpoint(tmp_path / "run", prefer="last")
+    assert str(last) in message
+    assert all(t.isfinite().all() for t in weights(tmp_path / "run").values())
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    settings = config("mle.max_steps=60", "mle.lr=0.5", "mle.patience=2", "adversarial=none", "evaluation.every=5")
+    run.train(settings, tmp_path / "run")
+    curve = [(r["quality/nll"], r["step"]) for r in records(tmp_path / "run") if "quality/nll" in r][:-1]
+    best, step = min(curve)
+    assert curve[-1][1] == step + 10 < 60  # two evaluations without a better one
+    meta = json.loads((tmp_path / "run" / "checkpoints" / "mle" / "meta.json").read_text())
+    assert meta["metrics"]["quality/nll"] <= best  # calibrated from the best, not from the last
+
+
+def test_the_limit_on_dev_nll_stops_the_adversarial_phase(tmp_path):
+    settings = config("adversarial.lr=0.5", "adversarial.ema=0", "adversarial.max_nll_rise=0.01", "evaluation.every=1")
+    results = run.train(settings, tmp_path / "run")
+    assert results["phases"]["adversarial"]["step"] < 10
+
+
+def test_too_few_texts_are_refused_before_anything_is_written(tmp_path):
+    text = tmp_path / "one.txt"
+    text.write_text("a single text .\n")
+    with pytest.raises(UserError, match="no text is left for"):
+        run.train(config(f"data.source={text}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -63,7 +63,8 @@ class RunLogger:
         self._metrics = metrics.open("a", encoding="utf-8")
         self._timing = timing.open("a", encoding="utf-8")
         self._folder = folder
-        self._purge_step = resume[0] + 1 if resume else None
+        # A purge at the very start looks idle, but TensorBoard's slower loader obeys only the second one that it meets.
+        self._purge_step = resume[0] + 1 if resume else 0
         self._writer = self._open(folder)
         self._real_writer: SummaryWriter | None = None
         if resume is None:

@@ -242,10 +242,10 @@ def test_other_tokenizers(tmp_path, kind):
 def test_checkpoint_defaults(tmp_path):
     path = write_checkpoint(tmp_path / "step-00000040")
     plain, greedy = invoke(path).stdout, invoke(path, "--temperature", 0).stdout
-    (path / "generation.yaml").write_text(f"{{temperature: 0, max_new_tokens: {BLOCK - 1}}}")
+    (path / "generation.yaml").write_text(f"{{temperature: 0, max_new_tokens: {BLOCK}}}")
     assert invoke(path).stdout == greedy
     assert invoke(path, "--temperature", 1).stdout == plain
-    (path / "generation.yaml").write_text(f"{{temperature: 0.5, top_k: 3, max_new_tokens: {BLOCK - 1}}}")
+    (path / "generation.yaml").write_text(f"{{temperature: 0.5, top_k: 3, max_new_tokens: {BLOCK}}}")
     cooler = invoke(path, "--temperature", 0.5, "--top-k", 3).stdout
     assert invoke(path).stdout == cooler
     assert invoke(path, "--num-beams", 3, code=0).stdout  # what the file says of drawing is left aside

@@ -146,6 +146,7 @@ def sample(
     settings = _checked(options, commanded)
 
     from textgan.data.prompts import encode_prompt
+    from textgan.ops.devices import pick_device
     from textgan.training.checkpoint import load_for_sampling
 
     model = load_for_sampling(source, pick_device(device))
@@ -198,7 +199,6 @@ def _records(
     allow_unk: bool,
 ) -> list[dict]:
     """What ``--json`` prints, for one batch of prompts; ``first`` is the number of the first text."""
-    from textgan.ops.devices import pick_device
     from textgan.sampling.decode import generate
 
     tokenizer = model.tokenizer

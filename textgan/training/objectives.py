@@ -25,15 +25,20 @@ def gan_loss(
 ) -> Tensor:
     """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
 
-    Token scores are paired position by position, where both texts have a token.
+    ``real`` and ``fake`` are critiques (scores of texts and tokens) of as many texts.
     """
     loss = getattr(GAN_LOSSES[settings.loss], side)
     total = loss(real.sequence.float(), fake.sequence.float())
     if settings.token_weight:
-        width = min(real.tokens.shape[1], fake.tokens.shape[1])
-        both = torch.arange(width, device=real_lengths.device) < torch.minimum(real_lengths, fake_lengths)[:, None]
-        pairs = (scores.tokens[:, :width][both].float() for scores in (real, fake))
-        total = total + settings.token_weight * loss(*pairs)
+        limits = (real_lengths, fake_lengths)
+        if settings.loss == "rsgan":  # pairs scores position by position, so both texts must reach there
+            width = min(real.tokens.shape[1], fake.tokens.shape[1])
+            limits = (torch.minimum(*limits).clamp(max=width),) * 2
+        tokens = [
+            scores.tokens[torch.arange(scores.tokens.shape[1], device=limit.device) < limit[:, None]].float()
+            for scores, limit in zip((real, fake), limits, strict=True)
+        ]
+        total = total + settings.token_weight * loss(*tokens)
     return total
 
 

@@ -6,7 +6,7 @@ weather, hour, tool, place, helper and temper as in the English edition.
 
 LEXICON = """
 hero | mw | noun | ta
-    2 小雨 | 个 | 女孩 | 她
+    2 小禾 | 个 | 女孩 | 她
     2 朵朵 | 个 | 女孩 | 她
     2 青青 | 个 | 女孩 | 她
     2 小满 | 个 | 女孩 | 她
@@ -46,9 +46,9 @@ time | span
 
 hour | after | dark
     中午         | 早晨      | no
-    太阳偏西时   | 早晨,下午 | no
+    太阳偏西时   | 下午      | no
     太阳下山时   | 早晨,下午 | yes
-    月亮升起时   | 下午,傍晚 | yes
+    月亮升起时   | 傍晚      | yes
     半夜里       | 傍晚      | yes
 
 helper | mw | look
@@ -147,7 +147,7 @@ story
 
 opening
     3 一个{+weather}的{+time}，有一{+hero.mw}叫{hero}的{hero.noun}<start>。
-    3 {+hero}是一{hero.mw}{+trait}的{hero.noun}。一个{+weather}的{+time}，{hero.ta}<start>。{slow=yes}
+    3 {+hero}是一{hero.mw}{+trait}的{hero.noun}。一个{+weather}的{+time}，{hero.ta}<start>。
     4 一个{+weather}的{+time}，{+trait}的{+hero.noun}{hero}<start>。
 
 start
@@ -157,8 +157,8 @@ start
     3 给{+kin}{+dish.made}
 
 plot
-    4 [thing] <clue><recovery><ending>
-    1 [thing !slow] {hero.ta}问{weather.noun}：“你看见我的{thing}了吗？”<clue><recovery><ending>
+    6 [thing] <clue><recovery><ending>
+    1 [thing] “我的{thing}在哪儿？”{hero.ta}问{weather.noun}。<clue><recovery><ending>
     [wish] <aid><attempt><ending>
     3 [foundling] <gift><change><ending>
     1 [foundling] <gift><thanks>
@@ -175,8 +175,8 @@ recovery
     2 {+hour after=$time}，{hero.ta}在{nest}找到了{thing}，可是那{thing.mw}{thing}{thing.ruin}。{luck=bad}
 
 aid
-    3 {hero.ta}{+trouble.at}，一{+helper.mw}{helper.look}{helper}借给{hero.ta}一{+tool.mw fits=$trouble}{tool}。
-    1 [!slow] {hero.ta}{+trouble.at}。“拿上这{+tool.mw fits=$trouble}{tool}。”一{+helper.mw}{helper.look}{helper}说。
+    5 {hero.ta}{+trouble.at}，一{+helper.mw}{helper.look}{helper}借给{hero.ta}一{+tool.mw fits=$trouble}{tool}。
+    1 {hero.ta}{+trouble.at}。“拿上这{+tool.mw fits=$trouble}{tool}。”一{+helper.mw}{helper.look}{helper}说。
 
 attempt
     3 {+hour after=$time dark=$wish.dark}，{hero.ta}{trouble.past}，{wish.past}。{luck=good}
@@ -184,8 +184,8 @@ attempt
     3 可是那{tool.mw}{tool}{tool.fail}，{+hour after=$time}，{hero.ta}只好往回走。{luck=bad}
 
 gift
-    3 它{foundling.woe}，{hero}就给了它{+gift for=$foundling.need}。
-    1 [!slow] “我{foundling.woe}。”它小声说。{hero}给了它{+gift for=$foundling.need}。
+    5 它{foundling.woe}，{hero}就给了它{+gift for=$foundling.need}。
+    1 “我{foundling.woe}。”它小声说。{hero}给了它{+gift for=$foundling.need}。
 
 change
     2 {+hour after=$time}，那{foundling.mw}{foundling}{foundling.deed}。{luck=good}

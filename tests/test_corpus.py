@@ -117,6 +117,9 @@ def test_the_fingerprint_tells_the_texts_of_the_splits(file, tmp_path):
         load_corpus(write(tmp_path / "c.txt", TEXTS[::-1])).fingerprint,
     ]
     assert len({first, *others}) == 4
+    whole = {"dev_fraction": 0, "test_fraction": 0}
+    pair = (write(tmp_path / "d.txt", ["ab", "c"]), write(tmp_path / "e.txt", ["a", "bc"]))
+    assert len({load_corpus(path, **whole).fingerprint for path in pair}) == 2
 
 
 def test_the_report_is_plain(tmp_path):

@@ -136,6 +136,7 @@ def test_changed_data_is_refused_on_resume(tmp_path):
     text.write_text("\n".join(f"the cat number {i} sat on a mat ." for i in range(200)))
     settings = config(f"data.source={text}", "adversarial=none", "mle.max_steps=2")
     run.train(settings, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been killed before its end
     text.write_text(text.read_text() + "\nand one more .")
     with pytest.raises(UserError, match="the data has changed"):
         run.train(settings, tmp_path / "run", resume=True)
@@ -315,6 +316,6 @@ def test_the_limit_on_dev_nll_stops_the_adversarial_phase(tmp_path):
 def test_too_few_texts_are_refused_before_anything_is_written(tmp_path):
     text = tmp_path / "one.txt"
     text.write_text("a single text .\n")
-    with pytest.raises(UserError, match="no text is left for"):
+    with pytest.raises(UserError, match="no text is left to train on"):
         run.train(config(f"data.source={text}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

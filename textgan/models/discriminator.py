@@ -52,9 +52,7 @@ class TransformerCritic(nn.Module):
             ValueError: for sizes below one, a width that does not split into heads, or a bad dropout.
         """
         super().__init__()
-        check_sizes(
-            vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd
-        )
+        check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         check_heads(n_embd, n_head)
         check_dropout(dropout)
         self.vocab_size, self.block_size = vocab_size, block_size

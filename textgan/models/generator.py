@@ -53,9 +53,7 @@ class Generator(nn.Module):
     ):
         """Raises ValueError for sizes below one, a width that does not split into heads, or a bad dropout."""
         super().__init__()
-        check_sizes(
-            vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd
-        )
+        check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         check_heads(n_embd, n_head)
         check_dropout(dropout)
         self.vocab_size, self.block_size = vocab_size, block_size
@@ -68,9 +66,7 @@ class Generator(nn.Module):
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
         init_weights(self, n_layer)
 
-    def forward(
-        self, tokens: Tensor, *, left_pad: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, left_pad: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V) of the token that follows each column.
 
         Args:

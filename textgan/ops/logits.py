@@ -61,9 +61,7 @@ def keep_typical(logits: Tensor, typical_p: float) -> Tensor:
     return logits.masked_fill(distance > nearest.gather(-1, last), -torch.inf)
 
 
-def penalize_repetition(
-    logits: Tensor, context: Tensor, penalty: float, left_pad: Tensor | None = None
-) -> Tensor:
+def penalize_repetition(logits: Tensor, context: Tensor, penalty: float, left_pad: Tensor | None = None) -> Tensor:
     """Logits (B, V) where each token of the context is less likely for ``penalty`` > 1, likelier below 1.
 
     Positive logits are divided by it, negative ones multiplied (Keskar et al. 2019, CTRL).

@@ -31,9 +31,7 @@ def beam_search(
         UserError: no beam of a row has a token left, or the model's logits are not finite.
     """
     B, K, V, device = limits.numel(), num_beams, context.logits.size(-1), limits.device
-    ended: list[list[tuple[float, list[int], float]]] = [
-        [] for _ in range(B)
-    ]  # score, ids, log_prob: the K best
+    ended: list[list[tuple[float, list[int], float]]] = [[] for _ in range(B)]  # score, ids, log_prob: the K best
     rows = torch.arange(B, device=device)  # of the batch, that are still open
     context.select(rows.repeat_interleave(K))
     # All beams of a row start equal: only the first may be continued, or they would stay equal.

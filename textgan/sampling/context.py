@@ -61,9 +61,7 @@ def check_choice(logits: Tensor, scores: Tensor) -> None:
     if scores.amax(-1).isfinite().all():
         return
     if not logits.isfinite().all():
-        raise UserError(
-            "the model's logits are not finite: its weights are broken (did its training diverge?)"
-        )
+        raise UserError("the model's logits are not finite: its weights are broken (did its training diverge?)")
     raise UserError(
         "no token is left to choose from: the banned tokens and `no_repeat_ngram_size` rule out the whole "
         "vocabulary; raise the size or lower `max_new_tokens`"

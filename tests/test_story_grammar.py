@@ -175,16 +175,16 @@ def _few_rows(lexicon: str) -> str:
 
 def test_marginals_follow_the_weights():
     stories = load_grammar("en").sample_many(3000, seed=21)
-    heroes = dict.fromkeys(["Tom", "Leo", "Max", "Mia", "Nora", "Ivy"], 2 / 18)
-    heroes |= dict.fromkeys(["Pip", "Bruno", "Otto", "Ruby", "Hazel", "Ada"], 1 / 18)
+    heroes = dict.fromkeys(["Tom", "Leo", "Max", "Mia", "Nora", "Ivy"], 2 / 16)
+    heroes |= dict.fromkeys(["Pip", "Otto", "Ruby", "Ada"], 1 / 16)
     names = re.compile(r"\b(" + "|".join(heroes) + r")\b")
     assert chi_square_is_small(Counter(names.search(story)[1] for story in stories), heroes)
 
-    weather = dict.fromkeys(["windy", "rainy", "snowy", "foggy", "sunny"], 0.2)
+    weather = dict.fromkeys(["windy", "rainy", "foggy", "sunny"], 0.25)
     words = re.compile(r"\b(" + "|".join(weather) + r")\b")
     assert chi_square_is_small(Counter(words.search(story)[1] for story in stories), weather)
 
-    plots = {"lost": 4 / 16, "wanted": 5 / 16, "found": 4 / 16, "baked": 3 / 16}
+    plots = {"lost": 4 / 17, "wanted": 5 / 17, "found": 4 / 17, "baked": 4 / 17}
     words = re.compile(r"\b(" + "|".join(plots) + r")\b")
     assert chi_square_is_small(Counter(words.search(story)[1] for story in stories), plots)
 
@@ -193,8 +193,8 @@ def test_english_agrees():
     for story in load_grammar("en").sample_many(1000, seed=31):
         for article, word in re.findall(r"\b([Aa]n?) (\w+)", story):
             assert (article.lower() == "an") == (word[0] in "aeiou"), story
-        hers = re.search(r"\b(Mia|Nora|Ivy|Ruby|Hazel|Ada)\b", story)
-        kin = re.search(r"\b(grandmother|aunt)\b", story), re.search(r"\b(grandfather|uncle)\b", story)
+        hers = re.search(r"\b(Mia|Nora|Ivy|Ruby|Ada)\b", story)
+        kin = re.search(r"\b(grandmother|aunt)\b", story), re.search(r"\b(uncle)\b", story)
         assert bool(re.search(r"\b([Ss]he|her)\b", story)) <= bool(hers or kin[0]), story
         assert bool(re.search(r"\b([Hh]e|him|his)\b", story)) <= bool(not hers or kin[1]), story
         told = re.sub("(to|could) rain|rain on|like snow", "", story)
@@ -241,7 +241,7 @@ STORY = (
     ("old", "new", "place", "why"),
     [
         ("lent her", "lent him", 'turtle lent": found "him", expected "her', 'the hero is "Mia"'),
-        ("a shy", "an shy", 'morning, an": found "shy", expected "anxious" or "impatient" or "otter', ""),
+        ("a shy", "an shy", 'morning, an": found "shy", expected "impatient" or "otter', ""),
         ("a ladder", "a small boat", 'lent her a": found "small", expected "ladder', 'the trouble is "wall"'),
         ("the ladder", "the rope", 'But the": found "rope", expected "ladder', 'the tool is "ladder"'),
         ("too short", "too hot", 'ladder was too": found "hot", expected "short', 'the tool is "ladder"'),

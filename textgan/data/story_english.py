@@ -196,7 +196,7 @@ beggar
     {+Helper.a} smelled it and followed {hero.him}.
 
 sharing
-    {Hero} gave the {helper} half, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
+    {Hero.he} gave the {helper} half, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
     They shared the {dish}, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
     The {helper} ate it all, and {+later after=$time} {hero.his} {kin} got an empty plate.{luck=bad}
 
@@ -204,7 +204,7 @@ ending
     2 [luck=good trait] From that {time.span} on, {hero.he} was never {trait} again.
     1 [luck=good trait] Nobody ever called {hero.him} {trait} again.
     1 [luck=good] "What a {time.span}!" {hero.he} laughed.
-    1 [luck=good] {Hero.he} (danced|sang) all the way home through the {weather.noun}.
+    2 [luck=good] {Hero.he} (danced|sang) all the way home through the {weather.noun}.
     1 [luck=good later.dark=no] That night, {hero.he} slept like a stone.
     2 [luck=good helper] "Thank you, {helper}!" said {hero}.
     1 [luck=good helper] {Hero} and the {helper} have been friends ever since.
@@ -215,7 +215,7 @@ ending
     6 [foundling] <thanks>
     2 [luck=bad trait] {Hero} was as {trait} as ever, but not alone.
     1 [luck=bad] "What a {time.span}!" {hero.he} sighed.
-    1 [luck=bad] {Hero.he} walked slowly home through the {weather.noun}.
+    2 [luck=bad] {Hero.he} walked slowly home through the {weather.noun}.
     1 [luck=bad later.dark=no] That night, {hero.he} cried a little.
     2 [luck=bad wish] {Hero.he} did not {wish}, but {hero.he} had made a friend.
     1 [luck=bad wish] "Try again tomorrow," said the {helper}.

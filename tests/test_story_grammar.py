@@ -232,8 +232,8 @@ def test_chinese_agrees():
 
 
 STORY = (
-    "One windy morning, a shy girl named Mia wanted to see the sea. At a high wall, an old turtle lent her a ladder. "
-    "But the ladder was too short, and by noon she gave up. Mia was as shy as ever, but not alone."
+    "One windy morning, a shy girl named Mia wanted to see the sea. Below a high wall, an old turtle lent her a ladder. "
+    "But the ladder was too short, and by noon she gave up. Mia was as shy as ever, but a little wiser."
 )
 
 
@@ -254,12 +254,12 @@ STORY = (
         ("she gave", "he gave", 'by noon": found "he", expected "she', 'the hero is "Mia"'),
         ("Mia was", "Nora was", 'gave up.": found "Nora", expected', 'the hero is "Mia"'),
         ("as shy as", "as grumpy as", 'Mia was as": found "grumpy", expected "shy', 'the trait is "shy"'),
-        ("Mia was as shy as ever, but not alone", "It was bigger than the sky", 'gave up.": found "It"', "luck"),
+        ("Mia was as shy as ever, but a little wiser", "It was bigger than the sky", 'gave up.": found "It"', "luck"),
         ("morning", "mourning", 'One windy": found "mourning", expected "afternoon', ""),
         (" But the ladder was too short, and by noon she gave up.", "", 'ladder.": found "Mia", expected', ""),
-        (" Mia was as shy as ever, but not alone.", "", 'gave up.": found the end of the text, expected', ""),
-        ("not alone.", "not", 'but not": found the end of the text, expected "alone."', ""),
-        ("not alone.", "not alone. The end.", 'alone.": found "The", expected the end of the story', ""),
+        (" Mia was as shy as ever, but a little wiser.", "", 'gave up.": found the end of the text, expected', ""),
+        ("wiser.", "", 'but a little": found the end of the text, expected "wiser."', ""),
+        ("wiser.", "wiser. The end.", 'wiser.": found "The", expected the end of the story', ""),
         (STORY, "", 'character 0, at the beginning: found the end of the text, expected "', ""),
         (STORY, "Hello", 'character 0, at the beginning: found "Hello", expected "', ""),
         ("One windy", " One windy", 'found "One"', ""),

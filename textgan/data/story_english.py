@@ -80,12 +80,12 @@ wish | past | result | dark
     read the secret book | read the secret book | it was full of jokes           | yes,no
     find the blue rose   | found the blue rose  | it smelled like summer         | yes,no
 
-trouble | a | past
-    river | a deep river     | crossed the river
-    wall  | a high wall      | climbed the wall
-    cave  | a dark cave      | walked through the cave
-    gate  | a locked gate    | opened the gate
-    giant | a hungry giant   | fed the giant
+trouble | a | at | past
+    river | a deep river   | at a deep river      | crossed the river
+    wall  | a high wall    | below a high wall    | climbed the wall
+    cave  | a dark cave    | outside a dark cave  | walked through the cave
+    gate  | a locked gate  | at a locked gate     | opened the gate
+    giant | a hungry giant | near a hungry giant  | fed the giant
 
 tool | a | fits | fail
     boat    | a small boat    | river | sprang a leak
@@ -173,7 +173,7 @@ discovery
     2 {+Later after=$time}, there it was, {nest}.{luck=good}
 
 aid
-    6 At {+trouble.a}, {+helper.a} lent {hero.him} {+tool.a fits=$trouble}.
+    6 {+Trouble.at}, {+helper.a} lent {hero.him} {+tool.a fits=$trouble}.
     1 Soon {hero.he} came to {+trouble.a}. "Take {+tool.a fits=$trouble}," said {+helper.a}.
 
 attempt
@@ -213,7 +213,7 @@ ending
     1 [luck=good wish] Then {hero.he} took the {tool} back to the {helper}.
     3 [luck=good dish] {Kin.he} set the table for three.
     6 [foundling] <thanks>
-    2 [luck=bad trait] {Hero} was as {trait} as ever, but not alone.
+    2 [luck=bad trait] {Hero} was as {trait} as ever, but a little wiser.
     1 [luck=bad] "What a {time.span}!" {hero.he} sighed.
     2 [luck=bad] {Hero.he} walked slowly home through the {weather.noun}.
     1 [luck=bad later.dark=no] That night, {hero.he} cried a little.

@@ -223,7 +223,7 @@ def test_chinese_agrees():
             if measure in "只把条本顶":
                 assert measures[noun] == measure, story
                 seen[noun] += 1
-        hers, his = (bool(re.search(f"({names})", story)) for names in ("小禾|朵朵|青青|小满", "阿木|豆豆|石头|阿福"))
+        hers, his = (bool(re.search(f"({names})", story)) for names in ("小禾|朵朵|青青", "阿木|豆豆|石头"))
         assert hers + his <= 1, story
         assert "她" not in story or hers, story
         assert "他" not in story or his, story
@@ -280,16 +280,16 @@ def test_mutated_stories_are_rejected_with_the_place_and_the_reason(old, new, pl
 def test_chinese_mutations_are_rejected():
     grammar = load_grammar("zh")
     story = (
-        "一个刮风的早晨，有一个叫阿福的男孩弄丢了一顶草编的帽子。一只乌鸦叫他去石桥下找。"
-        "中午，他果然在石桥下找到了那顶帽子。“谢谢你，乌鸦！”阿福说。"
+        "一个刮风的早晨，有一个叫阿木的男孩弄丢了一顶草编的帽子。一只乌鸦叫他去水井边找。"
+        "中午，他果然在水井边找到了那顶帽子。“谢谢你，乌鸦！”阿木说。"
     )
     assert grammar.explain(story) is None
     for old, new, reason in [
         ("那顶", "那把", 'found "把帽子。", expected "顶帽子。" (the thing is "帽子")'),
-        ("叫他", "叫她", 'found "她去石桥", expected "他去" (the hero is "阿福")'),
+        ("叫他", "叫她", 'found "她去石桥", expected "他去" (the hero is "阿木")'),
         ("中午", "半夜里", 'no "半夜里" where the time is "早晨"'),
         ("谢谢你，乌鸦", "谢谢你，山羊", 'the helper is "乌鸦"'),
-        ("他果然在石桥下", "他果然在草堆里", 'the nest is "石桥下"'),
+        ("他果然在水井边", "他果然在草堆里", 'the nest is "水井边"'),
     ]:
         mutated = story.replace(old, new)
         assert grammar.log_prob(mutated) == -math.inf

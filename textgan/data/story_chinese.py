@@ -9,33 +9,23 @@ hero | mw | noun | ta
     2 小禾 | 个 | 女孩 | 她
     2 朵朵 | 个 | 女孩 | 她
     2 青青 | 个 | 女孩 | 她
-    2 小满 | 个 | 女孩 | 她
     2 阿木 | 个 | 男孩 | 他
     2 豆豆 | 个 | 男孩 | 他
     2 石头 | 个 | 男孩 | 他
-    2 阿福 | 个 | 男孩 | 他
     团团 | 只 | 小狐狸 | 它
     墩墩 | 头 | 小熊   | 它
     球球 | 只 | 小刺猬 | 它
-    跳跳 | 只 | 小兔子 | 它
-    灰灰 | 只 | 小老鼠 | 它
-    呱呱 | 只 | 小青蛙 | 它
     慢慢 | 只 | 小乌龟 | 它
-    毛毛 | 匹 | 小马   | 它
 
 trait
-    害羞
     孤单
     胆小
-    心急
     贪睡
-    爱哭
     爱生气
 
 weather | noun
     刮风 | 风
     下雨 | 雨
-    下雪 | 雪
     起雾 | 雾
     晴朗 | 阳光
 
@@ -54,14 +44,12 @@ hour | after | dark
 helper | mw | look
     山羊   | 只 | 白胡子
     乌鸦   | 只 | 聪明的
-    鼹鼠   | 只 | 戴眼镜的
     蜗牛   | 只 | 赶路的
     老牛   | 头 | 好心的
     毛驴   | 头 | 驮着盐的
     鲤鱼   | 条 | 会说话的
     船夫   | 位 | 年轻的
     铁匠   | 位 | 爱笑的
-    木匠   | 位 | 年老的
 
 thing | mw | look | ruin
     风筝 | 只 | 红色的 | 破了一个洞
@@ -76,7 +64,6 @@ thing | mw | look | ruin
 nest
     老槐树上
     草堆里
-    石桥下
     水井边
     南瓜地里
     瀑布后面
@@ -137,7 +124,6 @@ dish | made | rest
 kin
     奶奶
     爷爷
-    外婆
     舅舅
 """
 
@@ -154,7 +140,7 @@ start
     4 弄丢了一{+thing.mw}{thing.look}{thing}
     5 想去{+wish}
     4 (捡到|发现)了一{+foundling.mw}{foundling.look}{foundling}
-    3 给{+kin}{+dish.made}
+    4 给{+kin}{+dish.made}
 
 plot
     6 [thing] <clue><recovery><ending>
@@ -196,13 +182,13 @@ beggar
     1 “我还没有吃饭。”路边一{+helper.mw}{helper.look}{helper}说。
 
 sharing
-    2 {hero}分给{helper}一半，{+hour after=$time}，{kin}吃到了{dish.rest}。{luck=good}
+    2 {hero.ta}分给{helper}一半，{+hour after=$time}，{kin}吃到了{dish.rest}。{luck=good}
     1 {helper}把{dish}全吃光了，{+hour after=$time}，{kin}只收到一个空盘子。{luck=bad}
 
 ending
-    3 [luck=good trait] 从那{time.span}起，{hero}再也不{trait}了。
-    1 [luck=good] “多好的一{time.span}啊！”{hero}笑着说。
-    1 [luck=good] {hero}唱着歌，在{weather.noun}里走回了家。
+    2 [luck=good trait] 从那{time.span}起，{hero}再也不{trait}了。
+    1 [luck=good] “多好的一{time.span}啊！”{hero.ta}笑着说。
+    2 [luck=good] {hero.ta}唱着歌，在{weather.noun}里走回了家。
     1 [luck=good hour.dark=no] 那天夜里，{hero.ta}睡得特别香。
     2 [luck=good helper] “谢谢你，{helper}！”{hero}说。
     1 [luck=good helper] 后来，{hero}和{helper}成了好朋友。
@@ -210,11 +196,11 @@ ending
     1 [luck=good wish] 第二天，{hero.ta}把那{tool.mw}{tool}还给了{helper}。
     3 [luck=good dish] {kin}笑着摆好了三双筷子。
     5 [foundling] <thanks>
-    3 [luck=bad trait] {hero}还是那么{trait}，不过多了一个朋友。
-    1 [luck=bad] “唉，真是倒霉的一{time.span}。”{hero}说。
-    1 [luck=bad] {hero}低着头，在{weather.noun}里慢慢走回了家。
+    2 [luck=bad trait] {hero}还是那么{trait}，可是又长大了一点。
+    1 [luck=bad] “唉，真是倒霉的一{time.span}。”{hero.ta}说。
+    2 [luck=bad] {hero.ta}低着头，在{weather.noun}里慢慢走回了家。
     1 [luck=bad hour.dark=no] 那天夜里，{hero.ta}偷偷哭了一小会儿。
-    2 [luck=bad wish] {hero}没能{wish.bare}，却认识了{helper}。
+    2 [luck=bad wish] {hero.ta}没能{wish.bare}，却认识了{helper}。
     3 [luck=bad thing] {helper}说：“我陪你再做一{thing.mw}吧。”
     3 [luck=bad dish] “没关系。”{kin}说着，又下了一锅汤圆。
 

@@ -232,8 +232,8 @@ def test_chinese_agrees():
 
 
 STORY = (
-    "One windy morning, a shy girl named Mia wanted to see the sea. Below a high wall, an old turtle lent her a ladder. "
-    "But the ladder was too short, and by noon she gave up. Mia was as shy as ever, but a little wiser."
+    "One windy morning, a shy girl named Mia wanted to see the sea. Below a high wall, an old turtle lent her a "
+    "ladder. But the ladder was too short, and by noon she gave up. Mia was as shy as ever, but a little wiser."
 )
 
 
@@ -286,7 +286,7 @@ def test_chinese_mutations_are_rejected():
     assert grammar.explain(story) is None
     for old, new, reason in [
         ("那顶", "那把", 'found "把帽子。", expected "顶帽子。" (the thing is "帽子")'),
-        ("叫他", "叫她", 'found "她去石桥", expected "他去" (the hero is "阿木")'),
+        ("叫他", "叫她", 'found "她去水井", expected "他去" (the hero is "阿木")'),
         ("中午", "半夜里", 'no "半夜里" where the time is "早晨"'),
         ("谢谢你，乌鸦", "谢谢你，山羊", 'the helper is "乌鸦"'),
         ("他果然在水井边", "他果然在草堆里", 'the nest is "水井边"'),

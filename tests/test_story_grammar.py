@@ -150,6 +150,12 @@ def test_samples_depend_on_the_seed_alone(edition):
     assert grammar.sample(random.Random(5)) == stories[0]
 
 
+@pytest.mark.parametrize(("book", "language"), [(story_english, "en"), (story_chinese, "zh")])
+def test_the_editions_state_their_size_and_entropy(book, language):
+    grammar = load_grammar(language)
+    assert f"{grammar.count():,} stories, {grammar.entropy()[0]:.3f} nats each." in book.__doc__
+
+
 @pytest.mark.parametrize("book", [story_english, story_chinese])
 def test_all_stories_over_few_words_sum_to_one_and_differ(book):
     grammar = StoryGrammar(_few_rows(book.LEXICON), book.RULES)

@@ -2,6 +2,8 @@
 
 What must agree: 他, 她 or 它 with the hero; the measure word of a thing each time it is counted or pointed at;
 weather, hour, tool, place, helper and temper as in the English edition.
+
+115,296,320 stories, 17.092 nats each.
 """
 
 LEXICON = """

@@ -1,4 +1,11 @@
-"""The English stories: something is lost, wished for, rescued, or baked for somebody. Notation: `story_notation`."""
+"""The English stories: something is lost, wished for, rescued, or baked for somebody. Notation: `story_notation`.
+
+What must agree over a whole story: the pronouns and the name of the hero; a or an; the thing lost, its place and its
+damage; tool and obstacle; what the rescued one needs, gets and does; the helper; a relative and the pronoun; the hour
+after the time of day; the weather; the temper; the ending with the luck of the attempt.
+
+990,910,720 stories, 17.894 nats each.
+"""
 
 LEXICON = """
 hero | an | noun | he | him | his

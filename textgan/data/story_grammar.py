@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from textgan.data.story_notation import Branch, Choose, Context, Mention, Node, Say, Test, compile_grammar
+from textgan.data.story_notation import Branch, Choose, Condition, Context, Mention, Node, Say, compile_grammar
 from textgan.errors import UserError
 
 
@@ -134,8 +134,7 @@ def _odds(node: Choose, context: Context) -> _Odds:
     if odds is None:
         allowed = tuple(b for b in node.branches if all(_holds(test, context) for test in b.tests))
         if not allowed:
-            texts = "; ".join("".join(map(str, b.next.parts)) for b in node.branches if isinstance(b.next, Say))
-            raise ValueError(f"no way on where {dict(zip(node.reads, key, strict=True))} among: {texts}")
+            raise ValueError(f"no way on where {dict(zip(node.reads, key, strict=True))}")
         total = sum(b.weight for b in allowed)
         cumulative = [*accumulate(b.weight / total for b in allowed)]
         cumulative[-1] = 1.0
@@ -144,7 +143,7 @@ def _odds(node: Choose, context: Context) -> _Odds:
     return odds
 
 
-def _holds(test: Test, context: Context) -> bool:
+def _holds(test: Condition, context: Context) -> bool:
     """Whether `test` holds. What is not remembered meets nothing."""
     if test.right is None:
         return (test.left[1:] in context) == test.wanted

@@ -7,12 +7,12 @@ to string that remembers what was said:
     {+hero}                   pick a row of table `hero`, say its text, remember its features
     {+home:place}             the same for a variable `home` with rows of table `place`
     {+tool.a fits=$trouble}   say its feature `a`; only rows whose `fits` shares a value with what `trouble` is
+    {+b:pet text!=$a}         only rows whose own text is not what `a` is
     {hero}  {hero.his}        say again what is remembered (`{Hero.his}` with a capital letter)
     {luck=bad}                remember without a word
     <ending>                  tell a rule
     (ran|walked|)             choose on the spot, all alike; may nest
     [wish luck=bad]           before an alternative: only if a wish is remembered and luck is bad; also `!wish`, `!=`
-    -                         an alternative that says nothing
 
 A leading number is the weight of a row or an alternative (else 1). A value such as `morning,noon` is a set, and `=`
 asks whether two sets meet. The weights of what the context allows are normalised to one.
@@ -37,7 +37,7 @@ class Mention(NamedTuple):
     capital: bool
 
 
-class Test(NamedTuple):
+class Condition(NamedTuple):
     """Whether two sets meet (`$name`: what is remembered), or with `right` None whether `left` is remembered."""
 
     left: str
@@ -47,7 +47,7 @@ class Test(NamedTuple):
 
 class Branch(NamedTuple):
     weight: float
-    tests: tuple[Test, ...]
+    tests: tuple[Condition, ...]
     binds: Context
     next: Node
 
@@ -79,7 +79,7 @@ Row = tuple[float, Context]
 
 class _Alternative(NamedTuple):
     weight: float
-    tests: tuple[Test, ...]
+    tests: tuple[Condition, ...]
     items: tuple
 
 
@@ -149,22 +149,22 @@ def _row(line: str, features: list[str]) -> Row:
 
 def _alternative(line: str) -> _Alternative:
     weight, rest = _weight(line)
-    tests: tuple[Test, ...] = ()
+    tests: tuple[Condition, ...] = ()
     if match := re.match(r"\[([^]]*)\]\s*", rest):
         tests = tuple(_test(word) for word in match[1].split())
         rest = rest[match.end() :]
-    pieces = [] if rest == "-" else re.findall(r"\{[^{}]*\}|<[^<>]*>|[()|]|[^{}<>()|]+|.", rest)
+    pieces = re.findall(r"\{[^{}]*\}|<[^<>]*>|[()|]|[^{}<>()|]+|.", rest)
     items, end = _items(pieces, 0)
     if end < len(pieces):
         raise ValueError(f"`{pieces[end]}` out of place: {line}")
     return _Alternative(weight, tests, items)
 
 
-def _test(word: str) -> Test:
+def _test(word: str) -> Condition:
     if match := re.fullmatch(r"([\w.]+)(!?=)(\S+)", word):
-        return Test("$" + match[1], match[3], match[2] == "=")
+        return Condition("$" + match[1], match[3], match[2] == "=")
     if match := re.fullmatch(r"(!?)([\w.]+)", word):
-        return Test("$" + match[2], None, not match[1])
+        return Condition("$" + match[2], None, not match[1])
     raise ValueError(f"not a condition: [{word}]")
 
 
@@ -253,7 +253,7 @@ class _Layout:
             if missing := {item.feature, *(test[0] for test in item.tests)} - row.keys() - {"text"}:
                 raise ValueError(f"table `{item.table}` has no feature `{missing.pop()}`")
             tests = tuple(
-                Test(row["" if left == "text" else left], right, wanted) for left, right, wanted in item.tests
+                Condition(row["" if left == "text" else left], right, wanted) for left, right, wanted in item.tests
             )
             binds = {_name(item.variable, feature): value for feature, value in row.items()}
             branches.append(Branch(weight, tests, binds, then))

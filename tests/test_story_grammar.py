@@ -181,8 +181,8 @@ def _few_rows(lexicon: str) -> str:
 
 def test_marginals_follow_the_weights():
     stories = load_grammar("en").sample_many(3000, seed=21)
-    heroes = dict.fromkeys(["Tom", "Leo", "Max", "Mia", "Nora", "Ivy"], 2 / 16)
-    heroes |= dict.fromkeys(["Pip", "Otto", "Ruby", "Ada"], 1 / 16)
+    heroes = dict.fromkeys(["Tom", "Leo", "Mia", "Nora"], 2 / 12)
+    heroes |= dict.fromkeys(["Pip", "Otto", "Ruby", "Ada"], 1 / 12)
     names = re.compile(r"\b(" + "|".join(heroes) + r")\b")
     assert chi_square_is_small(Counter(names.search(story)[1] for story in stories), heroes)
 
@@ -199,7 +199,7 @@ def test_english_agrees():
     for story in load_grammar("en").sample_many(1000, seed=31):
         for article, word in re.findall(r"\b([Aa]n?) (\w+)", story):
             assert (article.lower() == "an") == (word[0] in "aeiou"), story
-        hers = re.search(r"\b(Mia|Nora|Ivy|Ruby|Ada)\b", story)
+        hers = re.search(r"\b(Mia|Nora|Ruby|Ada)\b", story)
         kin = re.search(r"\b(grandmother|aunt)\b", story), re.search(r"\b(uncle)\b", story)
         assert bool(re.search(r"\b([Ss]he|her)\b", story)) <= bool(hers or kin[0]), story
         assert bool(re.search(r"\b([Hh]e|him|his)\b", story)) <= bool(not hers or kin[1]), story
@@ -229,7 +229,7 @@ def test_chinese_agrees():
             if measure in "只把条本顶":
                 assert measures[noun] == measure, story
                 seen[noun] += 1
-        hers, his = (bool(re.search(f"({names})", story)) for names in ("小禾|朵朵|青青", "阿木|豆豆|石头"))
+        hers, his = (bool(re.search(f"({names})", story)) for names in ("小禾|朵朵", "阿木|豆豆"))
         assert hers + his <= 1, story
         assert "她" not in story or hers, story
         assert "他" not in story or his, story
@@ -287,7 +287,7 @@ def test_chinese_mutations_are_rejected():
     grammar = load_grammar("zh")
     story = (
         "一个刮风的早晨，有一个叫阿木的男孩弄丢了一顶草编的帽子。一只乌鸦叫他去水井边找。"
-        "中午，他果然在水井边找到了那顶帽子。“谢谢你，乌鸦！”阿木说。"
+        "中午，阿木果然在水井边找到了那顶帽子。“谢谢你，乌鸦！”阿木说。"
     )
     assert grammar.explain(story) is None
     for old, new, reason in [
@@ -295,7 +295,7 @@ def test_chinese_mutations_are_rejected():
         ("叫他", "叫她", 'found "她去水井", expected "他去" (the hero is "阿木")'),
         ("中午", "半夜里", 'no "半夜里" where the time is "早晨"'),
         ("谢谢你，乌鸦", "谢谢你，山羊", 'the helper is "乌鸦"'),
-        ("他果然在水井边", "他果然在草堆里", 'the nest is "水井边"'),
+        ("果然在水井边", "果然在草堆里", 'the nest is "水井边"'),
     ]:
         mutated = story.replace(old, new)
         assert grammar.log_prob(mutated) == -math.inf

@@ -4,17 +4,15 @@ What must agree over a whole story: the pronouns and the name of the hero; a or 
 damage; tool and obstacle; what the rescued one needs, gets and does; the helper; a relative and the pronoun; the hour
 after the time of day; the weather; the temper; the ending with the luck of the attempt.
 
-990,910,720 stories, 17.894 nats each.
+820,120,576 stories, 17.741 nats each.
 """
 
 LEXICON = """
 hero | an | noun | he | him | his
     2 Tom | a  | boy      | he  | him | his
     2 Leo | a  | boy      | he  | him | his
-    2 Max | a  | boy      | he  | him | his
     2 Mia | a  | girl     | she | her | her
     2 Nora | a | girl     | she | her | her
-    2 Ivy | a  | girl     | she | her | her
     Pip   | a  | mouse    | he  | him | his
     Otto  | an | owl      | he  | him | his
     Ruby  | a  | fox      | she | her | her
@@ -154,7 +152,7 @@ start
     4 baked {+dish.a} for {hero.his} {+kin}
 
 plot
-    6 [thing] <clue> <recovery> <ending>
+    4 [thing] <clue> <recovery> <ending>
     1 [thing] <search> <clue> <recovery> <ending>
     1 [thing !trait] <clue> <discovery>
     [wish] <aid> <attempt> <ending>
@@ -176,7 +174,7 @@ recovery
     1 {+Later after=$time} {hero.he} found it {nest}, but it was {thing.ruin}.{luck=bad}
 
 discovery
-    3 {+Later after=$time} {hero.he} found the {thing} {nest}.{luck=good}
+    3 {+Later after=$time} {hero} found the {thing} {nest}.{luck=good}
     2 {+Later after=$time}, there it was, {nest}.{luck=good}
 
 aid
@@ -184,7 +182,7 @@ aid
     1 Soon {hero.he} came to {+trouble.a}. "Take {+tool.a fits=$trouble}," said {+helper.a}.
 
 attempt
-    3 {+Later after=$time dark=$wish.dark} {hero.he} {trouble.past} and {wish.past}.{luck=good}
+    3 {+Later after=$time dark=$wish.dark} {hero} {trouble.past} and {wish.past}.{luck=good}
     3 But the {tool} {tool.fail}, and {+later after=$time} {hero.he} (turned back|gave up).{luck=bad}
     2 {Hero.he} {trouble.past}, and {+later after=$time dark=$wish.dark} {hero.he} {wish.past}.{luck=good}
 
@@ -203,7 +201,7 @@ beggar
     {+Helper.a} smelled it and followed {hero.him}.
 
 sharing
-    {Hero.he} gave the {helper} half, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
+    {Hero} gave the {helper} half, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
     They shared the {dish}, and {+later after=$time} {hero.his} {kin} got the rest.{luck=good}
     The {helper} ate it all, and {+later after=$time} {hero.his} {kin} got an empty plate.{luck=bad}
 
@@ -211,7 +209,7 @@ ending
     2 [luck=good trait] From that {time.span} on, {hero.he} was never {trait} again.
     1 [luck=good trait] Nobody ever called {hero.him} {trait} again.
     1 [luck=good] "What a {time.span}!" {hero.he} laughed.
-    2 [luck=good] {Hero.he} (danced|sang) all the way home through the {weather.noun}.
+    2 [luck=good] {Hero.he} (danced|sang) all the way home.
     1 [luck=good later.dark=no] That night, {hero.he} slept like a stone.
     2 [luck=good helper] "Thank you, {helper}!" said {hero}.
     1 [luck=good helper] {Hero} and the {helper} have been friends ever since.
@@ -222,7 +220,8 @@ ending
     6 [foundling] <thanks>
     2 [luck=bad trait] {Hero} was as {trait} as ever, but a little wiser.
     1 [luck=bad] "What a {time.span}!" {hero.he} sighed.
-    2 [luck=bad] {Hero.he} walked slowly home through the {weather.noun}.
+    1 [luck=bad] {Hero.he} walked slowly home.
+    1 [luck=bad later.dark=yes] {Hero.he} walked home in the dark.
     1 [luck=bad later.dark=no] That night, {hero.he} cried a little.
     2 [luck=bad wish] {Hero.he} did not {wish}, but {hero.he} had made a friend.
     1 [luck=bad wish] "Try again tomorrow," said the {helper}.

@@ -32,10 +32,9 @@ def gan_loss(
     if settings.token_weight:
         limits = (real_lengths, fake_lengths)
         if settings.loss == "rsgan":  # pairs scores position by position, so both texts must reach there
-            width = min(real.tokens.shape[1], fake.tokens.shape[1])
-            limits = (torch.minimum(*limits).clamp(max=width),) * 2
+            limits = (torch.minimum(*limits),) * 2
         tokens = [
-            scores.tokens[torch.arange(scores.tokens.shape[1], device=limit.device) < limit[:, None]].float()
+            scores.tokens[_real_columns(limit, scores.tokens.shape[1])].float()
             for scores, limit in zip((real, fake), limits, strict=True)
         ]
         total = total + settings.token_weight * loss(*tokens)
@@ -57,9 +56,10 @@ def critic_penalty(
             total = total + weight / 2 * r1_penalty(discriminator.score(embedded, lengths).sequence, embedded)
     if settings.gradient_penalty:
         width = max(real[0].shape[1], fake[0].shape[1])
-        embedded = [
-            F.pad(discriminator.embed(ids).detach(), (0, 0, 0, width - ids.shape[1])) for ids, _ in (real, fake)
-        ]
+        embedded = []
+        for ids, ends in (real, fake):  # zero behind each end: the mixture sees no padding token
+            own = discriminator.embed(ids).detach() * _real_columns(ends, ids.shape[1])[..., None]
+            embedded.append(F.pad(own, (0, 0, 0, width - ids.shape[1])))
         lengths = torch.maximum(real[1], fake[1])
         total = total + settings.gradient_penalty * gradient_penalty(
             lambda mixed: discriminator.score(mixed, lengths).sequence,
@@ -81,10 +81,14 @@ def mean_entropy(logits: Tensor, lengths: Tensor) -> Tensor:
     """Mean entropy of the next-token distributions on sampled text, nats a token."""
     log_probs = F.log_softmax(logits.float(), dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    mask = torch.arange(entropy.shape[1], device=lengths.device) < lengths[:, None]
-    return entropy[mask].mean()
+    return entropy[_real_columns(lengths, entropy.shape[1])].mean()
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
     """``batch`` as micro-batches of at most ``size`` texts."""
     return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
+
+
+def _real_columns(lengths: Tensor, width: int) -> Tensor:
+    """(B, width) bool, True before each text's end."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]

@@ -109,6 +109,13 @@ def test_calibrating_twice_changes_nothing_more(model):
     assert again["unk_bias"] == pytest.approx(0.0, abs=0.02)
 
 
+def test_calibration_leaves_unk_alone_where_dev_has_none(model):
+    tokenizer, _, generator = model
+    known, _ = build_dataset(TEXTS[:3], tokenizer, block_size=12, too_long="drop")
+    assert calibrate(generator, known, unk_id=tokenizer.unk_id, device=CPU)["unk_bias"] == 0.0
+    assert generator.logit_bias.tolist() == [0.0] * tokenizer.vocab_size
+
+
 def alarm(unique, unique_real, bleu, bleu_real):
     names = ("unique", "unique_real", "self_bleu_4", "self_bleu_4_real")
     values = (unique, unique_real, bleu, bleu_real)

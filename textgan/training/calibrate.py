@@ -22,10 +22,13 @@ def calibrate(generator: Generator, dev: TokenDataset, *, unk_id: int | None, de
     """Fit temperature and <unk> bias on ``dev`` and fold them into ``generator``, in place.
 
     Returns:
-        ``temperature`` (divides the logits), ``unk_bias`` (added to the logit of ``unk_id``, 0 where there is
-        none), and dev NLL on the fitted tokens ``nll_before``, ``nll_after`` (nats a token).
+        ``temperature`` (divides the logits), ``unk_bias`` (added to the logit of ``unk_id``; 0 where dev has
+        none, as its best would be minus infinity), and dev NLL on the fitted tokens ``nll_before``, ``nll_after``
+        (nats a token).
     """
     logits, targets = _held_out_logits(generator, dev, device)
+    if not (targets == unk_id).any():
+        unk_id = None
 
     def nll(parameters: Tensor) -> Tensor:
         scaled = logits / parameters[0].exp()

@@ -16,8 +16,8 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
 from textgan.models.generator import Generator
 from textgan.sampling.decode import generate
+from textgan.training.tags import group_of
 
-QUALITY = ("bleu", "nll", "ppl", "valid", "kl")
 # Metrics whose value depends on how many texts are looked at: compared at equal numbers only.
 MOVE_WITH_N = ("self_bleu", "distinct", "entropy", "unique")
 
@@ -144,9 +144,8 @@ def _rows_with(dataset: TokenDataset, token: int) -> torch.Tensor:
 
 
 def tag(name: str) -> str:
-    """TensorBoard tag of a metric's name: ``quality/...`` or ``diversity/...``."""
-    group = "quality" if name.startswith(QUALITY) else "diversity"
-    return f"{group}/{name}"
+    """TensorBoard tag of a metric of texts: ``quality/...`` or ``diversity/...``."""
+    return f"{group_of(name)}/{name}"
 
 
 def collapse_alarm(values: dict[str, float]) -> str | None:

@@ -87,7 +87,7 @@ def train_adversarial(
             real = run.train.batch(plan.indices(done)).to(run.device)
             found |= generator_step(run, players, parent, real, tau, done)
             step += 1
-            progress.advance(tokens=int(real.lengths.sum()))
+            progress.advance()
 
             if step % config.log_every == 0 or step == end:
                 numbers = run.check_finite(step, **found)
@@ -103,7 +103,8 @@ def train_adversarial(
                 best = players.selection.update(nll, step)
                 too_far = settings.max_nll_rise is not None and nll > parent_nll + settings.max_nll_rise
                 progress.show(dev_nll=nll)
-            stopping = players.selection.exhausted or too_far or run.interrupt.requested
+            interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
+            stopping = players.selection.exhausted or too_far or interrupted
             if best or step % config.checkpoint.every == 0 or stopping or step == end:
                 run.check_finite(step, **found)
                 run.save(
@@ -121,7 +122,7 @@ def train_adversarial(
                     metrics=values,
                     best=best,
                 )
-            if run.interrupt.requested:
+            if interrupted:
                 raise KeyboardInterrupt
     report_stop(run, players.selection, too_far, step, parent_nll)
     return players.average.module, step
@@ -168,7 +169,7 @@ def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -
         for k in range(settings.d_pretrain_steps):
             real = run.train.batch(plan.indices(k)).to(run.device)
             found = discriminator_step(run, players, real, ("d-pretrain", k), k)
-            progress.advance(tokens=int(real.lengths.sum()))
+            progress.advance()
             if (k + 1) % run.config.log_every == 0:
                 progress.show(d_loss=float(found["d_loss"]), d_acc=float(found["d_acc"]))
             if run.interrupt.requested:
@@ -198,7 +199,7 @@ def discriminator_step(
     penalized = count % settings.penalty_every == 0 and (settings.r1 or settings.r2 or settings.gradient_penalty)
     players.optimizer_d.zero_grad()
     found = {"d_loss": 0.0, "d_acc": 0.0, "d_gap": 0.0}
-    micro = max(1, settings.batch_size // settings.accumulate)
+    micro = settings.batch_size // settings.accumulate
     for start in range(0, size, micro):
         part = slice(start, start + micro)
         weight = len(real.lengths[part]) / size
@@ -207,13 +208,13 @@ def discriminator_step(
             real_score = discriminator(real_ids, real_lengths)
             fake_score = discriminator(ids[part], lengths[part])
         loss = gan_loss("discriminator", settings, real_score, fake_score, real_lengths, lengths[part])
+        found["d_loss"] += weight * loss.detach()
         if penalized:
             loss = loss + settings.penalty_every * critic_penalty(
-                settings, discriminator, (real_ids, real_lengths), (ids[part], lengths[part]), (seed, *name)
+                settings, discriminator, (real_ids, real_lengths), (ids[part], lengths[part]), (seed, *name, start)
             )
         (weight * loss).backward()
         above = real_score.sequence.detach()[:, None] > fake_score.sequence.detach()
-        found["d_loss"] += weight * loss.detach()
         found["d_acc"] += weight * above.float().mean()
         found["d_gap"] += weight * (real_score.sequence.mean() - fake_score.sequence.mean()).detach()
     found["grad_norm_d"] = clip_gradients(discriminator, settings.grad_clip)
@@ -234,17 +235,17 @@ def generator_step(
     players.optimizer.zero_grad()
     seed_dropout(seed, "g", done)
     generator.train()
-    for part in split(real, max(1, settings.batch_size // settings.accumulate)):
+    for part in split(real, settings.batch_size // settings.accumulate):
         if settings.mle_weight:
             with run.autocast():
                 loss = mle_loss(generator, part, tokens)
             (settings.mle_weight * loss).backward()
-            found["mle_loss"] = found.get("mle_loss", 0.0) + loss.detach()
+            found["mle_loss"] += loss.detach()
         if settings.kl_weight:
             with run.autocast():
                 kl = kl_to_parent(generator, parent, part) / tokens
             (settings.kl_weight * kl).backward()
-            found["kl_parent"] = found.get("kl_parent", 0.0) + kl.detach()
+            found["kl_parent"] += kl.detach()
     anchor = [p.grad for p in generator.parameters()]
     players.optimizer.zero_grad()
 
@@ -280,11 +281,11 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
     discriminator.requires_grad_(False)
     found = {"g_loss": 0.0, "entropy": 0.0, "fake_length": 0.0}
     size = len(real.lengths)
-    for i, part in enumerate(split(real, max(1, settings.batch_size // settings.accumulate))):
+    for i, part in enumerate(split(real, settings.batch_size // settings.accumulate)):
         weight = len(part.lengths) / size
         rng = stream(run.device, seed, "rollout", done, i)
+        fake = draw_rollout(run, generator, len(part.lengths), tau, rng)
         with run.autocast():
-            fake = draw_rollout(run, generator, len(part.lengths), tau, rng)
             fake_score = discriminator(fake.tokens, fake.lengths)
             with torch.no_grad():
                 real_score = discriminator(part.targets, part.lengths)
@@ -298,15 +299,23 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
 
 
 def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, rng: torch.Generator) -> Rollout:
-    """``size`` fresh texts with relaxed tokens that carry gradient to the generator."""
+    """``size`` fresh texts with relaxed tokens that carry gradient to the generator.
+
+    Sampling and rollout stand in autocasts of their own: older torch keeps weights that were cast without
+    gradient until the end of the context, and the rollout would have none (pytorch#112583).
+    """
     settings, eos_id = run.config.adversarial, run.tokenizer.eos_id
     max_len = run.config.generator.block_size
     common = {"eos_id": eos_id, "estimator": settings.estimator, "tau": tau, "rng": rng}
     if FEEDBACK[settings.estimator] == "soft":
-        sample = sample_soft(generator, size, max_len, eos_id=eos_id, tau=tau, rng=rng)
-        return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
-    ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng)
-    return rollout(generator, ids, lengths, **common)
+        with run.autocast():
+            sample = sample_soft(generator, size, max_len, eos_id=eos_id, tau=tau, rng=rng)
+        with run.autocast():
+            return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
+    with run.autocast():
+        ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng)
+    with run.autocast():
+        return rollout(generator, ids, lengths, **common)
 
 
 def report_stop(run: Experiment, selection: Selection, too_far: bool, step: int, parent_nll: float) -> None:

@@ -81,7 +81,9 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                     values = run.evaluate(average.module, step)
                 best = selection.update(values["quality/nll"], step)
                 progress.show(dev_nll=values["quality/nll"])
-            if best or step % config.checkpoint.every == 0 or selection.exhausted or run.interrupt.requested:
+            interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
+            stopping = selection.exhausted or interrupted or step == settings.max_steps
+            if best or step % config.checkpoint.every == 0 or stopping:
                 run.check_finite(step, loss=loss, grad_norm=norm)
                 run.save(
                     f"step-{step:08d}",
@@ -99,7 +101,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                     metrics=values,
                     best=best,
                 )
-            if run.interrupt.requested:
+            if interrupted:
                 raise KeyboardInterrupt
 
     return finish(run, average.module, selection, step), step

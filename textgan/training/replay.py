@@ -28,11 +28,13 @@ class Replay:
         missing = batch_size - len(ids)
         batches = [(ids, lengths)]
         if missing:
-            places = torch.randint(len(self.batches), (missing,), generator=rng).tolist()
-            for place in places:
+            old = []
+            for place in torch.randint(len(self.batches), (missing,), generator=rng).tolist():
                 old_ids, old_lengths = self.batches[place]
                 row = torch.randint(len(old_ids), (1,), generator=rng)
-                batches.append((old_ids[row].to(ids.device), old_lengths[row].to(ids.device)))
+                old.append((old_ids[row], old_lengths[row]))
+            old_ids, old_lengths = concatenate(old, eos_id)
+            batches.append((old_ids.to(ids.device), old_lengths.to(ids.device)))
         if self.batches.maxlen:
             self.batches.append((ids.cpu(), lengths.cpu()))
         return concatenate(batches, eos_id)

@@ -14,8 +14,8 @@ TAGS = {
     "over the constant batch_size x mean length (nats)",
     "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on",
     "train/grad_norm": "gradient norm of the generator before clipping (adversarial: of the combined gradient)",
-    "train/mle_loss": "adversarial phase: the MLE loss kept beside, as train/loss",
-    "train/kl_parent": "KL(parent || generator) on real text, nats a token; 0 where kl_weight is 0",
+    "train/mle_loss": "adversarial phase: the MLE loss kept beside, as train/loss; only where mle_weight is above 0",
+    "train/kl_parent": "KL(parent || generator) on real text, nats a token; only where kl_weight is above 0",
     "train/g_loss": "the generator's GAN loss (see adversarial.loss in the config); not comparable between losses",
     "train/d_loss": "the discriminator's GAN loss, penalties left out; not comparable between losses",
     "train/d_acc": "share of pairs in which the discriminator scores the real text above the fake one: 0.5 means "

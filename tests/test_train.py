@@ -205,16 +205,21 @@ ADVERSARIAL = [
 ]
 
 
+@pytest.fixture(scope="module")
+def base(whole, tmp_path_factory):
+    """Settings of an adversarial phase alone, and the folder of a run with them."""
+    settings = ["mle=none", f"adversarial.init_from={whole[0]}/checkpoints/mle", "evaluation.every=4"]
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    run.train(config(*settings), folder)
+    return settings, folder
+
+
 @pytest.mark.parametrize("options", ADVERSARIAL)
-def test_every_adversarial_option_trains_and_moves_the_weights(whole, tmp_path, options):
-    folder, _ = whole
-    settings = ["mle=none", f"adversarial.init_from={folder}/checkpoints/mle", "evaluation.every=4"]
-    base = tmp_path.parent.parent / "base-of-options"
-    if not base.exists():
-        run.train(config(*settings), base)
+def test_every_adversarial_option_trains_and_moves_the_weights(base, tmp_path, options):
+    settings, folder = base
     results = run.train(config(*settings, *options.split()), tmp_path / "run")
     assert all(math.isfinite(v) for v in results["phases"]["adversarial"]["metrics"].values())
-    assert not same(weights(base), weights(tmp_path / "run")), "the option was ignored"
+    assert not same(weights(folder), weights(tmp_path / "run")), "the option was ignored"
 
 
 def test_hops_change_the_soft_gradient(whole, tmp_path):
@@ -236,7 +241,10 @@ def test_adversarial_phase_from_another_run_goes_on_with_its_step(whole, tmp_pat
 def test_a_parent_of_another_shape_is_refused(whole, tmp_path):
     folder, _ = whole
     settings = config("mle=none", f"adversarial.init_from={folder}", "generator.n_layer=2")
-    with pytest.raises(UserError, match="another generator: n_layer=1 there, 2 here"):
+    with pytest.raises(UserError, match=r"other settings: generator\.n_layer=1 there, 2 here"):
+        run.train(settings, tmp_path / "run")
+    settings = config("mle=none", f"adversarial.init_from={folder}", "tokenizer.kind=char")
+    with pytest.raises(UserError, match=r"other settings: tokenizer\.kind=word there, char here"):
         run.train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -248,6 +256,8 @@ def test_the_adversarial_gradient_is_held_at_the_ratio(whole):
     for record in found:
         held = record["train/adv_scale"] * record["train/grad_norm_adv"] / record["train/grad_norm_mle"]
         assert held == pytest.approx(0.2, rel=1e-4)
+        mle, both = record["train/grad_norm_mle"], record["train/grad_norm"]  # a triangle: the cosine rule
+        assert (both / mle) ** 2 == pytest.approx(1 + held**2 + 2 * held * record["train/grad_cosine"], rel=1e-4)
 
 
 def test_each_player_is_moved_by_its_own_step_only(whole, tmp_path, monkeypatch):
@@ -316,6 +326,19 @@ def test_the_limit_on_dev_nll_stops_the_adversarial_phase(tmp_path):
 def test_too_few_texts_are_refused_before_anything_is_written(tmp_path):
     text = tmp_path / "one.txt"
     text.write_text("a single text .\n")
-    with pytest.raises(UserError, match="no text is left to train on"):
+    with pytest.raises(UserError, match="no text is left"):
         run.train(config(f"data.source={text}"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"evaluation\.prompts\[0\]"):
+        run.train(config(f"evaluation.prompts=['{'too long ' * 96}']"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_logged_discriminator_loss_leaves_penalties_out(base, tmp_path):
+    settings, _ = base
+    settings = [*settings, "adversarial.max_steps=1", "adversarial.d_pretrain_steps=0"]
+    found = {}
+    for weight in (0, 100):
+        run.train(config(*settings, f"adversarial.r1={weight}"), tmp_path / str(weight))
+        found[weight] = next(r for r in records(tmp_path / str(weight)) if "train/d_loss" in r)
+    assert found[0]["train/d_loss"] == found[100]["train/d_loss"]
+    assert found[0]["train/grad_norm_d"] != found[100]["train/grad_norm_d"]

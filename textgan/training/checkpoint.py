@@ -100,11 +100,17 @@ def point(folder: Path, name: str) -> None:
 
 
 def prune(root: Path, keep_last: int) -> None:
-    """Delete all but the newest ``keep_last`` step folders; what a pointer names and ``mle`` stay."""
+    """Delete all but the newest ``keep_last`` step folders; what a pointer names and ``mle`` stay.
+
+    What kills left half written or half deleted goes too.
+    """
     pointed = {read_pointer(root, name) for name in POINTERS}
     steps = sorted(path for path in root.glob("step-*") if path.is_dir())
     for path in steps[:-keep_last]:
         if path.name not in pointed:
+            shutil.rmtree(path)
+    for path in root.glob(".*"):
+        if path.is_dir():
             shutil.rmtree(path)
 
 
@@ -115,6 +121,7 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    _flush(path.parent)
 
 
 def _flush(path: Path) -> None:
@@ -228,7 +235,9 @@ def _newest_good(path: Path) -> str:
         return ""
     good = []
     for other in path.parent.iterdir():
-        if other != path and other.is_dir() and all((other / name).is_file() for name in FILES):
+        if other == path or other.name.startswith("."):  # a dot: never finished
+            continue
+        if all((other / name).is_file() for name in FILES):
             try:
                 load_file(other / "model.safetensors")
                 good.append((json.loads((other / "meta.json").read_text())["step"], str(other)))

@@ -121,13 +121,21 @@ class Experiment:
         metrics: dict[str, float] | None = None,
         best: bool = False,
     ) -> Path:
-        """Write checkpoint ``name`` and let ``last`` (and ``best``) point to it; old ones are pruned."""
+        """Write checkpoint ``name`` and let ``last`` (and ``best``) point to it; old ones are pruned.
+
+        The state says where ``best`` points, as a kill can come between the two pointers: see :meth:`restore_best`.
+        """
+        state = {
+            "log_position": self.logger.position(),
+            "best": name if best else read_pointer(self.checkpoints, "best"),
+            **state,
+        }
         path = save_checkpoint(
             self.checkpoints / name,
             generator=generator,
             config=self.config,
             tokenizer=self.tokenizer,
-            state={"log_position": self.logger.position(), **state},
+            state=state,
             meta={
                 "step": step,
                 "phase": phase,
@@ -142,6 +150,11 @@ class Experiment:
             point(path, "best")
         prune(self.checkpoints, self.config.checkpoint.keep_last)
         return path
+
+    def restore_best(self, state: dict[str, Any]) -> None:
+        """Let ``best`` point where it did when the checkpoint of ``state`` was whole."""
+        if state["best"]:
+            point(self.checkpoints / state["best"], "best")
 
     def check_finite(self, step: int, **values: Tensor | float) -> dict[str, float]:
         """``values`` as floats; raises :class:`TrainingDiverged` when one of them is no finite number."""

@@ -41,7 +41,7 @@ NOTES = {"lower": "lower is better", "higher": "higher is better", "real": "real
 def print_results(results: dict[str, Any]) -> None:
     """Print the table of results.json on stdout: one column a phase, real text beside."""
     phases = results["phases"]
-    table = Table(title=f"{results['run']}: {results['signature']['n']} samples", title_justify="left")
+    table = Table(title=f"{results['run']}: {results['signature']['texts']} samples", title_justify="left")
     table.add_column("metric")
     table.add_column("real text", justify="right")
     for name, entry in phases.items():

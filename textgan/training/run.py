@@ -59,7 +59,6 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
         say(f"{folder} is finished: nothing to resume")
         return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     state = load_state(last) if last else None
-    parent_of = config.adversarial.init_from if config.adversarial else None
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; give another --run, or --resume to go on with it")
 
@@ -68,11 +67,11 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
     splits = encode(config, corpus, tokenizer)
     if last:
         check_same_data(last, corpus)
-    else:
+    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
+    if not last:  # nothing is written before everything is known to be sound
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.yaml", dump_config(config))
         save_tokenizer(tokenizer, folder / "tokenizer.json")
-    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
     resumed_at = (state["step"], state["log_position"]) if state else None
     if state:
         say(f"resuming {folder} at step {state['step']}")
@@ -93,8 +92,9 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
                 interrupt,
                 results=check_checkpoint(last)["results"] if last else {},
             )
-            run_phases(run, state, parent_of)
-            results = write_results(run)
+            if state:
+                run.restore_best(state)
+            run_phases(run, state)
             logger.summary(stages(run.results))
             status = "finished"
         except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
             raise
         finally:
             logger.close(status)
-    return results
+        return write_results(run)  # the last thing written: it says that the run is finished
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -117,19 +117,19 @@ def _numbered(name: str, number: int) -> Path:
     return Path("runs") / (name if number == 1 else f"{name}-{number}")
 
 
-def run_phases(run: Experiment, state: dict[str, Any] | None, parent_of: str | None) -> None:
+def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
     """Run what the config asks for and ``state`` (of the last checkpoint, where resumed) has not done yet."""
     phase = state["phase"] if state else None
     if phase in (None, "mle") and run.config.mle:
         generator, step = train_mle(run, state)
     elif phase is None:
-        generator, step = adopt_parent(run, parent_of)
+        generator, step = adopt_parent(run)
     else:  # the parent of an adversarial phase under way, or the end of everything
         folder = run.checkpoints / "mle"
         generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
         fill(generator, load_weights(folder), folder)
         step = check_checkpoint(folder)["step"]
-    if run.config.adversarial is None or "adversarial" in run.results:
+    if run.config.adversarial is None:
         return
     generator, step = train_adversarial(run, generator, step, state if phase == "adversarial" else None)
     run.final_scores("adversarial", generator, step)
@@ -139,16 +139,18 @@ def run_phases(run: Experiment, state: dict[str, Any] | None, parent_of: str | N
         run.final_scores("adversarial (best dev NLL)", generator, check_checkpoint(best)["step"])
 
 
-def adopt_parent(run: Experiment, parent_of: str) -> tuple[Generator, int]:
-    """The generator of another run as this run's parent: evaluated and saved here as checkpoint ``mle``."""
-    parent = load_for_sampling(parent_of, run.device)
-    say(f"starting from {parent.path} (step {parent.step})")
-    generator, step = parent.generator, parent.step
+def adopt_parent(run: Experiment) -> tuple[Generator, int]:
+    """``adversarial.init_from`` as this run's parent: evaluated and saved here as checkpoint ``mle``."""
+    folder = find_checkpoint(run.config.adversarial.init_from)
+    step = check_checkpoint(folder)["step"]
+    say(f"starting from {folder} (step {step})")
+    generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
+    fill(generator, load_weights(folder), folder)
     values = run.evaluate(generator, step)
     run.final_scores("mle", generator, step)
     state = {"phase": "mle-done", "step": step}
     run.save("mle", generator=generator, phase="mle", step=step, state=state, metrics=values, best=True)
-    return generator.requires_grad_(True), step
+    return generator, step
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -181,14 +183,17 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
 
 
 def parent_tokenizer(config: Config) -> Tokenizer:
-    """Tokenizer of ``adversarial.init_from``; UserError where that run's generator has another shape."""
+    """Tokenizer of ``adversarial.init_from``; UserError where that run had another generator or tokenizer."""
     parent = load_for_sampling(config.adversarial.init_from)
-    own, other = config.generator.model_dump(), parent.config.generator.model_dump()
-    odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if k != "dropout" and own[k] != other[k]]
+    own, other = (
+        flatten({"generator": c.generator.model_dump(exclude={"dropout"}), "tokenizer": c.tokenizer.model_dump()})
+        for c in (config, parent.config)
+    )
+    odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if own[k] != other[k]]
     if odd:
         raise UserError(
-            f"adversarial.init_from={config.adversarial.init_from} has another generator: {', '.join(odd)}; "
-            "give this config the same generator section"
+            f"adversarial.init_from={config.adversarial.init_from} was made with other settings: {', '.join(odd)}; "
+            "give this config the same generator and tokenizer sections"
         )
     return parent.tokenizer
 
@@ -249,7 +254,7 @@ def check_same_data(last: Path, corpus: Corpus) -> None:
 def write_results(run: Experiment) -> dict[str, Any]:
     """Write and return results.json: real text, each phase, and the signature of the metrics."""
     signature = run.evaluator.scorer.score(["signature"]).signature
-    signature["n"] = run.config.evaluation.final_samples
+    signature["texts"] = run.config.evaluation.final_samples
     results = {
         "run": str(run.folder),
         "data": run.corpus.fingerprint,

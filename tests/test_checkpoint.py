@@ -1,5 +1,6 @@
 """Checkpoints: round trip, pointers, pruning, and one clear line for everything that is not a good one."""
 
+import errno
 import json
 import os
 import pickle
@@ -176,3 +177,31 @@ def test_places_without_a_checkpoint(tmp_path, make):
     messages = {"nothing": "does not exist", "file": "not a checkpoint folder", "empty run": "no checkpoint yet"}
     with pytest.raises(UserError, match=messages[make]):
         find_checkpoint(path)
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    _, good = write(tmp_path, 1)
+
+    def full(state, file):  # as torch does it: the system's error is behind one of its own
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0") from None
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError) as error:
+        write(tmp_path, 2)
+    bad = good.with_name("step-00000002")
+    told = f"checkpoint {bad} cannot be written: No space left on device; the newest good one is {good}"
+    assert str(error.value) == told
+    assert {path.name for path in good.parent.iterdir()} == {good.name, "last"}
+    assert load_for_sampling(tmp_path).step == 1
+
+
+def test_a_folder_that_is_no_run_names_the_runs_in_it(tmp_path):
+    with pytest.raises(UserError, match="neither a run nor a checkpoint; give runs/NAME or one in it"):
+        find_checkpoint(tmp_path)
+    write(tmp_path / "b", 1)
+    write(tmp_path / "a", 1)
+    with pytest.raises(UserError, match=f"give one of the runs in it: {tmp_path}/a, {tmp_path}/b$"):
+        find_checkpoint(tmp_path)

@@ -67,21 +67,18 @@ def save_checkpoint(
     state: dict[str, Any],
     meta: dict[str, Any],
 ) -> Path:
-    """Write checkpoint ``folder`` (replacing one of that name) so that a kill leaves the old, the new or none."""
+    """Write checkpoint ``folder`` (replacing one of that name) so that a kill leaves the old, the new or none.
+
+    Raises:
+        UserError: it cannot be written (a full disk); what was written of it is removed.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-    save_tokenizer(tokenizer, partial / "tokenizer.json")
-    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
-    (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
-    torch.save(state, partial / "state.pt")
-    meta = {"format": FORMAT, "textgan": __version__, "torch": torch.__version__, **meta}
-    (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in [*partial.iterdir(), partial]:
-        _flush(path)
+    try:
+        _write(partial, generator=generator, config=config, tokenizer=tokenizer, state=state, meta=meta)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"checkpoint {folder} cannot be written: {_reason(error)}{_newest_good(folder)}") from error
     if folder.exists():  # rename onto a full folder fails; step folders repeat only after a resume
         stale = folder.with_name(f".{folder.name}.stale")
         shutil.rmtree(stale, ignore_errors=True)
@@ -92,6 +89,41 @@ def save_checkpoint(
         partial.rename(folder)
     _flush(folder.parent)
     return folder
+
+
+def _write(
+    partial: Path,
+    *,
+    generator: Generator,
+    config: Config,
+    tokenizer: Tokenizer,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+) -> None:
+    """Write the files of a checkpoint into the new folder ``partial`` and flush them to disk."""
+    partial.mkdir(parents=True)
+    weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    save_tokenizer(tokenizer, partial / "tokenizer.json")
+    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
+    (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
+    with open(partial / "state.pt", "wb") as file:  # so that a full disk is an OSError; torch's own writer hides it
+        torch.save(state, file)
+    meta = {"format": FORMAT, "textgan": __version__, "torch": torch.__version__, **meta}
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    for path in [*partial.iterdir(), partial]:
+        _flush(path)
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, where an error of torch or safetensors hides it behind its own."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).splitlines()[0].removeprefix("Error while serializing: I/O error: ")
 
 
 def point(folder: Path, name: str) -> None:
@@ -158,6 +190,10 @@ def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
         path = root / name
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint folder; give runs/NAME or one in it{_newest_good(path)}")
+    if not any((path / name).exists() for name in FILES):
+        runs = sorted(str(p.parent) for p in path.glob("*/checkpoints"))[:5]
+        hint = f"give one of the runs in it: {', '.join(runs)}" if runs else "give runs/NAME or one in it"
+        raise UserError(f"{path} is neither a run nor a checkpoint; {hint}")
     check_checkpoint(path)
     return path
 

@@ -1,5 +1,6 @@
 """The command line: quick help, lazy commands, errors in one line, exit codes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -91,6 +92,18 @@ def test_debug_shows_where_a_user_error_comes_from(tmp_path):
         assert "UserError: config file absent.yaml does not exist" in done.stderr
     done = run("config", "show", "absent.yaml", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: config file absent.yaml does not exist\n")
+
+
+@pytest.mark.parametrize("number, told", [(errno.ENOSPC, "error: x/y: No space left on device\n"), (errno.EBADF, None)])
+def test_what_the_machine_lacks_is_one_line_and_other_system_errors_are_bugs(command, number, told):
+    def fail():
+        raise OSError(number, os.strerror(number), "x/y")
+
+    done = command(fail)
+    if told is None:
+        assert isinstance(done.exception, OSError)
+    else:
+        assert (done.exit_code, done.stderr) == (1, told)
 
 
 def test_our_own_bugs_keep_their_traceback(command):

@@ -227,7 +227,7 @@ def test_a_missing_file_names_the_nearest(write):
     write(quickstart="seed: 1\n")
     assert problems("quikstart.yaml") == ["config file quikstart.yaml does not exist; did you mean quickstart.yaml?"]
     Path("folder").mkdir()
-    assert problems("folder")[0].startswith("config file folder cannot be read")
+    assert problems("folder") == ["folder is a folder; give a config file"]
 
 
 def test_a_byte_order_mark_is_ignored(write):
@@ -333,3 +333,11 @@ def test_every_field_has_a_description_and_a_known_type():
         else:
             assert issubclass(type_.section, BaseModel)
             assert type_.section.model_config["extra"] == "forbid"
+
+
+def test_a_folder_names_the_configs_in_it(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder; give a config file$"):
+        load_config(tmp_path)
+    (tmp_path / "a.yaml").write_text("mle: {}")
+    with pytest.raises(UserError, match=f"is a folder; give a config file, such as {tmp_path}/a.yaml$"):
+        load_config(tmp_path)

@@ -126,6 +126,9 @@ def _read_file(path: Path, problems: list[str]) -> Written:
         raise UserError(f"config file {path} does not exist{hint}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"config file {path} is not UTF-8 text (byte {error.start})") from None
+    except IsADirectoryError:
+        found = ", ".join(str(p) for p in sorted(path.glob("*.yaml"))[:5])
+        raise UserError(f"{path} is a folder; give a config file" + (f", such as {found}" if found else "")) from None
     except OSError as error:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
     written = parse_yaml(text, lambda line: f"{path}:{line}", problems)

@@ -1,6 +1,7 @@
 """The ``textgan`` command: finds subcommands when they are needed, and says what went wrong in one line."""
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +19,8 @@ COMMANDS = ("train", "sample", "score", "data", "config")
 # machine, spinning makes a training step on two cores up to fifteen times slower; on an idle one they are equal.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# What no program can help: no space or quota left, a file system that is read-only or broken, rights that are missing.
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
@@ -46,13 +49,17 @@ class _Commands(click.Group):
                 raise
             click.echo(f"error: {error}", err=True)
             return ctx.exit(1)
+        except OSError as error:
+            if ctx.params["debug"] or error.errno not in OF_THE_MACHINE:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {place}{error.strerror}", err=True)
+            return ctx.exit(1)
 
 
 @click.command(cls=_Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="textgan")
-@click.option(
-    "--debug", is_flag=True, envvar="TEXTGAN_DEBUG", help="Show a traceback for mistakes of the user as well."
-)
+@click.option("--debug", is_flag=True, envvar="TEXTGAN_DEBUG", help="Show a traceback for every error.")
 def cli(debug: bool) -> None:
     """Train text generators by maximum likelihood and against a discriminator, sample from them, measure them.
 

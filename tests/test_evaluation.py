@@ -90,6 +90,14 @@ def test_calibration_finds_the_scale_and_folds_it_in(model):
             assert nll(temperature, extra) >= best - 1e-6
 
 
+def test_calibration_without_an_unknown_token(model):
+    _, dataset, generator = model
+    fitted = calibrate(generator, dataset, unk_id=None, device=CPU)  # a BPE vocabulary
+    assert fitted["unk_bias"] == 0.0
+    assert fitted["nll_after"] < fitted["nll_before"]
+    assert not generator.logit_bias.any()
+
+
 def logits_of(dataset, generator):
     batch = dataset.batch(range(len(dataset)))
     with torch.no_grad():

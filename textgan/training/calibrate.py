@@ -27,7 +27,7 @@ def calibrate(generator: Generator, dev: TokenDataset, *, unk_id: int | None, de
         (nats a token).
     """
     logits, targets = _held_out_logits(generator, dev, device)
-    if not (targets == unk_id).any():
+    if unk_id is not None and not (targets == unk_id).any():
         unk_id = None
 
     def nll(parameters: Tensor) -> Tensor:

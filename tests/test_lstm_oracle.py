@@ -9,8 +9,14 @@ import sys
 import pytest
 import torch
 
+from textgan.config import Config
+from textgan.data.corpus import load_corpus
+from textgan.data.dataset import build_dataset
 from textgan.data.lstm_oracle import load_lstm_oracle
+from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
+from textgan.models.generator import Generator
+from textgan.training.evaluation import Evaluator
 
 
 def test_nll_equals_torch_lstm_with_the_same_weights():
@@ -105,3 +111,26 @@ def test_senseless_sizes_are_refused():
         load_lstm_oracle(0)
     with pytest.raises(ValueError, match="shape"):
         load_lstm_oracle(5, vocab_size=30, seed=2).nll(torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_an_evaluation_reports_nll_oracle_in_nats_a_token_of_texts_of_the_right_length():
+    corpus = load_corpus("lstm-oracle", size=300, seed=5)
+    config = Config(
+        data={"source": "lstm-oracle", "size": 300},
+        generator={"block_size": 24, "n_layer": 1, "n_head": 1, "n_embd": 4},
+        mle={},
+    )
+    tokenizer = train_tokenizer("word", corpus.train, vocab_size=None, min_count=1, lowercase=False)
+    dev, _ = build_dataset(corpus.dev, tokenizer, block_size=24, too_long="drop")
+    evaluator = Evaluator(config, corpus, tokenizer, dev, None, torch.device("cpu"))
+    ids = corpus.oracle.sample_ids(60, seed=9)
+    texts = [" ".join(map(str, row)) for row in ids.tolist()]
+    too_short, too_long = "1 2 3", " ".join(["7"] * 21)
+    evaluator.sample_texts = lambda *_: [*texts, too_short, too_long]
+    generator = Generator(tokenizer.vocab_size, 24, 1, 1, 4)
+    values, _ = evaluator(generator, 62)
+    assert values["quality/valid"] == pytest.approx(60 / 62)  # length is all that this oracle can refuse
+    assert values["quality/nll_oracle"] == pytest.approx(corpus.oracle.nll(ids).mean().item())
+    assert values["quality/nll_true"] == pytest.approx(20 * values["quality/nll_oracle"])
+    assert values["quality/nll_oracle"] == pytest.approx(values["quality/nll_oracle_real"], abs=0.2)
+    assert values["quality/nll_true_real"] == corpus.oracle.entropy()[0]

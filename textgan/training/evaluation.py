@@ -4,6 +4,7 @@ Everything here reads dev, never test; ``test_likelihood`` is reported at the en
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,7 @@ class Evaluator:
         self.max_new_tokens = config.generator.block_size
         self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
         self.dev, self.test = dev, test
+        self.oracle_length = config.data.oracle_length if config.data.source == "lstm-oracle" else None
         self.scorer = Scorer(
             corpus.dev[: self.settings.max_references],
             corpus.train,
@@ -62,16 +64,21 @@ class Evaluator:
             for i, prompt in enumerate(self.settings.prompts)
         ]
 
-    def sample_texts(self, generator: Generator, n: int) -> list[str]:
-        """``n`` free samples at temperature 1, at the evaluation's fixed seed."""
-        samples = generate(
-            generator,
-            [[]] * n,
-            eos_id=self.tokenizer.eos_id,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.settings.seed,
-            batch_size=self.settings.batch_size,
-        )
+    def sample_texts(self, generator: Generator, n: int, between: Callable[[], None] | None = None) -> list[str]:
+        """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``)."""
+        samples = []
+        for first in range(0, n, self.settings.batch_size):
+            if between is not None:
+                between()
+            samples += generate(
+                generator,
+                [[]] * min(self.settings.batch_size, n - first),
+                eos_id=self.tokenizer.eos_id,
+                max_new_tokens=self.max_new_tokens,
+                seed=self.settings.seed,
+                batch_size=self.settings.batch_size,
+                first_index=first,
+            )
         return [self.tokenizer.decode(sample.ids) for sample in samples]
 
     def continue_prompts(self, generator: Generator) -> list[str]:
@@ -85,10 +92,15 @@ class Evaluator:
         )
         return [self.tokenizer.decode([*sample.prompt_ids, *sample.ids]) for sample in samples]
 
-    def __call__(self, generator: Generator, n: int) -> tuple[dict[str, float], list[str]]:
-        """Tags with values, real-text values beside (``..._real``), and the ``n`` texts that were scored."""
+    def __call__(
+        self, generator: Generator, n: int, between: Callable[[], None] | None = None
+    ) -> tuple[dict[str, float], list[str]]:
+        """Tags with values, real-text values beside (``..._real``), and the ``n`` texts that were scored.
+
+        ``between`` is called before each batch of samples; what it raises ends the evaluation.
+        """
         generator.eval()
-        texts = self.sample_texts(generator, n)
+        texts = self.sample_texts(generator, n, between)
         values = {tag(name): value for name, value in self.scorer.score(texts).values.items()}
         values |= {f"{tag(name)}_real": value for name, value in self._real(n).items()}
         values |= self.likelihood(generator, self.dev)
@@ -132,8 +144,13 @@ class Evaluator:
         finite = [value for value in log_probs if value > -math.inf]
         entropy, _ = self.corpus.oracle.entropy()
         values = {"quality/valid": len(finite) / len(texts), "quality/kl_to_model": nll_text - entropy}
+        values["quality/nll_true_real"] = entropy
         if finite:
             values["quality/nll_true"] = -sum(finite) / len(finite)
+        if self.oracle_length is not None:
+            for end in ("", "_real"):
+                if f"quality/nll_true{end}" in values:
+                    values[f"quality/nll_oracle{end}"] = values[f"quality/nll_true{end}"] / self.oracle_length
         return values
 
 

@@ -99,8 +99,11 @@ class Experiment:
         return values
 
     def final_scores(self, name: str, generator: Generator, step: int) -> dict[str, Any]:
-        """Metrics at ``final_samples`` texts, and test likelihood, kept as ``results[name]``."""
-        values, _ = self.evaluator(generator, self.config.evaluation.final_samples)
+        """Metrics at ``final_samples`` texts, and test likelihood, kept as ``results[name]``.
+
+        Ctrl-C ends it between two batches of samples: they can be minutes, and nothing of a phase is lost with them.
+        """
+        values, _ = self.evaluator(generator, self.config.evaluation.final_samples, self.interrupt.check)
         metrics = {tag.partition("/")[2]: value for tag, value in values.items()}
         metrics |= self.evaluator.test_likelihood(generator)
         self.results[name] = {

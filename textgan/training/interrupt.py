@@ -23,8 +23,16 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Raise ``KeyboardInterrupt`` when a stop was asked for."""
+        if self.requested:
+            raise KeyboardInterrupt
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if sys.stderr.isatty():  # a progress bar hides the cursor
+                os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
             os._exit(130)
         self.requested = True
-        print("stopping after this step; the run is saved and can be resumed (again: at once)", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one, and entering it again is an error.
+        os.write(2, b"stopping after this step, then saving; once more: stop at once, without saving\n")

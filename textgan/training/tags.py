@@ -39,9 +39,14 @@ TAGS = {
     "quality/nll_known": "quality/nll over the dev texts without <unk> only",
     "quality/nll_text": "the same, nats a text",
     "quality/ppl": "perplexity: exp(quality/nll)",
-    "quality/valid": "share of samples that the grammar of the corpus can produce (higher is better)",
+    "quality/valid": "share of samples that the source of the corpus can write (higher is better): stories of its "
+    "grammar; for lstm-oracle every text of exactly data.oracle_length of its numbers, so only the length is judged",
     "quality/nll_true": "mean negative log-probability of the valid samples under the true distribution, nats a text; "
     "below the corpus entropy the samples are too safe",
+    "quality/nll_true_real": "entropy of the true distribution, nats a text: the mark for quality/nll_true",
+    "quality/nll_oracle": "the papers' NLL_oracle: quality/nll_true of lstm-oracle in nats a token (its valid samples "
+    "only, the end token not counted)",
+    "quality/nll_oracle_real": "entropy of lstm-oracle, nats a token: the mark for quality/nll_oracle",
     "quality/kl_to_model": "KL(truth || model): quality/nll_text minus the corpus entropy, nats a text (0 is perfect)",
     "samples/free": "the first samples of each evaluation, temperature 1, nothing filtered, same noise each time",
     "samples/prompted": "evaluation.prompts continued at temperature 1, same noise each time",

@@ -1,12 +1,16 @@
 """``textgan train``: run a config."""
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 
 
-@click.command(epilog="Watch it with `tensorboard --logdir runs`; sample from it with `textgan sample RUN`.")
+@click.command(
+    short_help="Train as a config says: pretrain, then against a discriminator.",
+    epilog="Watch it with `tensorboard --logdir runs`; sample from it with `textgan sample RUN`.",
+)
 @click.argument("config_file", metavar="CONFIG", type=click.Path())
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder; default: runs/NAME of the config.")
@@ -47,19 +51,29 @@ def train(
     from textgan.training import report, run
     from textgan.training.experiment import say
 
+    folder = folder or run.default_folder(config.name, resume=resume)
     if dry_run:
-        facts = run.plan(config)
+        facts = run.plan(config, folder, resume=resume)
         click.echo(json.dumps(facts, indent=1) if as_json else report.plan_text(config, facts))
         return
-    folder = folder or run.default_folder(config.name, resume=resume)
     say(f"run: {folder}")
     try:
         results = run.train(config, folder, resume=resume)
     except KeyboardInterrupt:
-        say(f"stopped; go on with: textgan train {' '.join([config_file, *overrides])} --run {folder} --resume")
+        if run.is_run(folder):
+            again = [config_file, *overrides, "--run", str(folder), "--resume"]
+            for flag, value in (("--device", device), ("--seed", seed), ("--max-steps", max_steps)):
+                again += [flag, str(value)] if value is not None else []
+            say(f"stopped; go on with: textgan train {shlex.join(again)}")
+        else:
+            say("stopped before anything was written")
+        raise
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a write into a full disk does not say where
         raise
     if as_json:
         click.echo(json.dumps(results, indent=1, ensure_ascii=False))
     else:
         report.print_results(results)
-    say(f"next: textgan sample {folder} | tensorboard --logdir {folder.parent}")
+    shown = [shlex.quote(str(path)) for path in (folder, folder.parent)]
+    say("next: `textgan sample {}`, `tensorboard --logdir {}`".format(*shown))

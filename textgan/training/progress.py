@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 10.0
+WIDE = 100  # columns of a terminal that has room for a bar beside the numbers
+BAR_WIDTH = 20
 
 
 class Progress:
@@ -27,14 +29,19 @@ class Progress:
         self._paused_s = 0.0
         self._bar: Bar | None = None
         if sys.stderr.isatty():
+            console = Console(stderr=True)
+            wide = console.width >= WIDE
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                *([BarColumn(bar_width=BAR_WIDTH)] if wide else []),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[shown]}"),
             )
-            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar = Bar(*columns, console=console)
+            # What the other columns leave: counts, time (5 characters, or 7 from an hour on), a space between each.
+            left = console.width - len(label) - 2 * len(str(total)) - len("/ 0:00:00   ")
+            self._room = left - (BAR_WIDTH + 1 if wide else 0)
             self._task = self._bar.add_task(label, total=total, completed=done, shown="")
 
     def __enter__(self) -> "Progress":
@@ -65,18 +72,20 @@ class Progress:
         """Remember ``numbers`` and show them: beside the bar, or as a line every ten seconds."""
         self._numbers |= numbers
         if self._bar:
-            self._bar.update(self._task, shown=f"{self.rate('steps'):.1f} steps/s  {self._shown()}")
+            rate = f"{self.rate('steps'):.1f} steps/s"
+            self._bar.update(self._task, shown=_fit([rate, *self._items()], self._room))
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._print_line()
 
-    def _shown(self) -> str:
-        return "  ".join(f"{name} {value:.4g}" for name, value in self._numbers.items())
+    def _items(self) -> list[str]:
+        return [f"{name} {value:.4g}" for name, value in self._numbers.items()]
 
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         rate = self.rate("steps")
         left = f"{_clock((self.total - self.steps) / max(1e-9, rate))} left"
-        print(f"{self.label} {self.steps}/{self.total}  {rate:.1f} steps/s  {left}  {self._shown()}", file=sys.stderr)
+        shown = [f"{self.label} {self.steps}/{self.total}", f"{rate:.1f} steps/s", left, *self._items()]
+        print("  ".join(shown), file=sys.stderr)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -84,6 +93,13 @@ class Progress:
         began = time.monotonic()
         yield
         self._paused_s += time.monotonic() - began
+
+
+def _fit(items: list[str], room: int) -> str:
+    """As many of the last ``items`` as fit into ``room`` characters: the newest numbers come last."""
+    while len(items) > 1 and len("  ".join(items)) > room:
+        items = items[1:]
+    return "  ".join(items)
 
 
 def _clock(seconds: float) -> str:

@@ -3,19 +3,22 @@
 import math
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from textgan.config import Config
 
-# name, direction (which way is better; = means: close to real text), digits
+# name, what is best (real: the value of real text), digits
 ROWS = (
-    ("nll", "lower", 4),
-    ("nll_known", "lower", 4),
-    ("test_nll", "lower", 4),
-    ("test_nll_known", "lower", 4),
-    ("valid", "higher", 3),
-    ("kl_to_model", "lower", 3),
+    ("nll", "low", 4),
+    ("nll_known", "low", 4),
+    ("test_nll", "low", 4),
+    ("test_nll_known", "low", 4),
+    ("valid", "high", 3),
+    ("kl_to_model", "low", 3),
+    ("nll_true", "real", 3),
+    ("nll_oracle", "real", 4),
     ("bleu_2", "real", 3),
     ("bleu_3", "real", 3),
     ("bleu_4", "real", 3),
@@ -35,32 +38,45 @@ ROWS = (
     ("length_mean", "real", 2),
     ("length_sd", "real", 2),
 )
-NOTES = {"lower": "lower is better", "higher": "higher is better", "real": "real text is the mark"}
+UNITS = {
+    "nats a token, end counted": ("nll", "nll_known", "test_nll", "test_nll_known"),
+    "nats a token": ("nll_oracle",),
+    "nats a text": ("kl_to_model", "nll_true"),
+}
 
 
 def print_results(results: dict[str, Any]) -> None:
     """Print the table of results.json on stdout: one column a phase, real text beside."""
     phases = results["phases"]
-    table = Table(title=f"{results['run']}: {results['signature']['texts']} samples", title_justify="left")
-    table.add_column("metric")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("metric", no_wrap=True)
     table.add_column("real text", justify="right")
     for name, entry in phases.items():
         table.add_column(f"{name}\nstep {entry['step']}", justify="right")
-    table.add_column("")
-    for name, better, digits in ROWS:
+    table.add_column("best", no_wrap=True)
+    shown = set()
+    for name, best, digits in ROWS:
         values = [entry["metrics"].get(name, math.nan) for entry in phases.values()]
         if all(map(math.isnan, values)):
             continue
+        shown.add(name)
         real = next(iter(phases.values()))["metrics"].get(f"{name}_real", math.nan)
-        shown = ["-" if math.isnan(v) else f"{v:.{digits}f}" for v in (real, *values)]
-        table.add_row(name, *shown, NOTES[better])
-    Console().print(table)
+        cells = ["-" if math.isnan(v) else f"{v:.{digits}f}" for v in (real, *values)]
+        table.add_row(name, *cells, best)
+    console = Console(highlight=False)
+    console.print(f"{results['run']}: {results['signature']['texts']} samples\n", markup=False, soft_wrap=True)
+    console.print(table)
+    units = {unit: [name for name in names if name in shown] for unit, names in UNITS.items()}
+    told = "; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if names)
+    console.print(f"\n{told}", markup=False)
 
 
 def plan_text(config: Config, facts: dict[str, Any]) -> str:
     """What a run would do, in a few lines."""
     rows = ", ".join(f"{name} {count:,}" for name, count in facts["rows"].items())
+    start = "" if facts["resumed_at"] is None else f", to be resumed at step {facts['resumed_at']}"
     lines = [
+        f"run: {facts['run']}{start}",
         f"data: {config.data.source}; rows: {rows}; {facts['tokens_a_row']:.1f} tokens a row",
         f"tokenizer: {config.tokenizer.kind}, {facts['vocab_size']:,} tokens",
         f"generator: {facts['generator_parameters']:,} parameters",

@@ -54,13 +54,12 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
     device = pick_device(config.device)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     torch.set_flush_denormal(True)  # denormals in AdamW's moments cost CPUs a factor of four
-    last = resume_point(config, folder) if resume else None
+    check_folder(config, folder, resume=resume)
+    last = resume_point(folder) if resume else None
     if last and (folder / "results.json").is_file():
         say(f"{folder} is finished: nothing to resume")
         return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     state = load_state(last) if last else None
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; give another --run, or --resume to go on with it")
 
     corpus = read_corpus(config)
     tokenizer = load_tokenizer(folder / "tokenizer.json") if last else make_tokenizer(config, corpus)
@@ -69,7 +68,7 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
         check_same_data(last, corpus)
     evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
     if not last:  # nothing is written before everything is known to be sound
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_atomically(folder / "config.yaml", dump_config(config))
         save_tokenizer(tokenizer, folder / "tokenizer.json")
     resumed_at = (state["step"], state["log_position"]) if state else None
@@ -115,6 +114,29 @@ def default_folder(name: str, *, resume: bool) -> Path:
 
 def _numbered(name: str, number: int) -> Path:
     return Path("runs") / (name if number == 1 else f"{name}-{number}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in ``folder``; it may have no checkpoint yet."""
+    return (folder / "config.yaml").is_file()
+
+
+def check_folder(config: Config, folder: Path, *, resume: bool) -> None:
+    """UserError where ``folder`` cannot hold a new run, or, for ``resume``, holds none of this ``config``."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder for the run")
+    if resume:
+        check_resumable(config, folder)
+    elif folder.exists() and any(folder.iterdir()):
+        other = "give another --run, or --resume to go on with it"
+        raise UserError(f"{folder} is not empty; {other if is_run(folder) else 'give a new or an empty --run'}")
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be made: {error.strerror}; give another --run") from None
 
 
 def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
@@ -206,9 +228,12 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
         if not texts:
             datasets[name] = None
             continue
-        datasets[name], long = build_dataset(
-            texts, tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
-        )
+        try:
+            datasets[name], long = build_dataset(
+                texts, tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
+            )
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
         if long:
             done = {"drop": "left out", "window": "cut into windows"}[config.data.too_long]
             say(
@@ -218,9 +243,9 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
     return datasets
 
 
-def resume_point(config: Config, folder: Path) -> Path | None:
-    """The checkpoint to go on from, None where the run has none yet; UserError where ``config`` is not the run's."""
-    if not (folder / "config.yaml").is_file():
+def check_resumable(config: Config, folder: Path) -> None:
+    """UserError where ``folder`` holds no run, or one whose config is not ``config``."""
+    if not is_run(folder):
         raise UserError(f"nothing to resume: {folder} holds no run; leave --resume away to start one")
     kept = flatten(load_config(folder / "config.yaml").model_dump(mode="json"))
     given = flatten(config.model_dump(mode="json"))
@@ -229,6 +254,10 @@ def resume_point(config: Config, folder: Path) -> Path | None:
     if odd:
         shown = "; ".join(f"{k} was {kept.get(k)!r}, now {given.get(k)!r}" for k in odd[:5])
         raise UserError(f"{folder} was started with other settings ({shown}); give the same ones, or another --run")
+
+
+def resume_point(folder: Path) -> Path | None:
+    """The checkpoint to go on from; None where the run has none yet, and what it had logged is removed."""
     if read_pointer(folder / "checkpoints", "last") is None:
         say(f"{folder} has no checkpoint yet: starting over")
         for path in (folder / "metrics.jsonl", folder / "timing.jsonl", *folder.rglob("events.out.tfevents.*")):
@@ -274,14 +303,18 @@ def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str,
     return {"parent": entries["mle"], "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
 
 
-def plan(config: Config) -> dict[str, Any]:
-    """What ``train`` would do, without doing it: data, vocabulary, parameters and steps (for --dry-run)."""
+def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """What ``train`` would do, without doing it: folder, data, vocabulary, parameters, steps (for --dry-run)."""
+    check_folder(config, folder, resume=resume)
+    resumed = resume and read_pointer(folder / "checkpoints", "last") is not None
     corpus = read_corpus(config)
     tokenizer = make_tokenizer(config, corpus)
     splits = encode(config, corpus, tokenizer)
     rows = {name: len(data) if data else 0 for name, data in splits.items()}
     generator = build_generator(config, tokenizer.vocab_size)
     facts = {
+        "run": str(folder),
+        "resumed_at": check_checkpoint(find_checkpoint(folder, prefer="last"))["step"] if resumed else None,
         "rows": rows,
         "tokens_a_row": splits["train"].lengths.double().mean().item(),
         "vocab_size": tokenizer.vocab_size,

@@ -163,8 +163,10 @@ def test_impossible_wishes_are_refused(source, options, message):
 
 def test_an_empty_split_is_refused(tmp_path):
     path = write(tmp_path / "a.txt", ["just one"])
-    with pytest.raises(UserError, match=r"dev is empty: none of 1 text fell into it \(dev_fraction=0.05\)"):
+    with pytest.raises(UserError, match=r"dev is empty: none of 1 text fell.*or give data\.dev a file$"):
         load_corpus(path)
+    with pytest.raises(UserError, match=r"test is empty.*set test_fraction to 0 to go without$"):
+        load_corpus(path, dev_fraction=0.0, test_fraction=1e-9)
     with pytest.raises(UserError, match="no text is left to train on"):
         load_corpus(path, dev_fraction=0.0, test_fraction=0.9999)
 

@@ -231,7 +231,8 @@ def _unknown(source: str) -> str:
 def _empty(split: str, n: int, fractions: dict[str, float]) -> str:
     if split == "train":
         return f"no text is left to train on: all {n} went to dev and test; give more texts or smaller fractions"
+    without = ", or set test_fraction to 0 to go without" if split == "test" else ""  # training needs a dev split
     return (
         f"{split} is empty: none of {_count(n, 'text')} fell into it ({split}_fraction={fractions[split]}); "
-        f"raise {split}_fraction, give {split} a file, or set {split}_fraction to 0 to go without"
+        f"raise data.{split}_fraction or give data.{split} a file{without}"
     )

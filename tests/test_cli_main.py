@@ -52,6 +52,11 @@ def test_help_lists_every_command_without_importing_torch():
     assert run("-c", "x", script=script).returncode == 2
 
 
+def test_help_says_of_every_command_what_it_does_without_cutting_it_off():
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout.partition("Commands:")[2]
+    assert "..." not in shown
+
+
 def test_every_command_can_be_found_under_its_name():
     for name in main_module.COMMANDS:
         found = cli.get_command(click.Context(cli), name)

@@ -145,3 +145,9 @@ def test_files_that_are_not_there(tmp_path, write):
         run(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         run(write("t.txt", LINES), "--train", tmp_path / "absent.txt")
+
+
+def test_lines_of_json_are_scored_as_they_stand_but_said(write):
+    result = run(write("t.jsonl", b'{"text": "a b"}\n{"text": "c"}\n'))
+    assert "line 1 looks like JSON" in result.stderr
+    assert "looks like JSON" not in run(write("t.txt", b"{a} b\nc\n")).stderr

@@ -42,7 +42,10 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     return value
 
 
-@click.command(epilog="`textgan score FILE` reads what `textgan sample RUN -n 1000 --lines --output FILE` writes.")
+@click.command(
+    short_help="Write texts with a trained generator.",
+    epilog="`textgan score FILE` reads what `textgan sample RUN -n 1000 --lines --output FILE` writes.",
+)
 @click.argument("source", metavar="RUN_OR_CHECKPOINT", type=click.Path())
 @click.option(
     "-n",

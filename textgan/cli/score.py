@@ -9,7 +9,7 @@ import click
 from textgan.errors import UserError
 
 
-@click.command()
+@click.command(short_help="Measure quality and diversity of texts, whoever wrote them.")
 @click.argument("hypotheses", nargs=-1, required=True)
 @click.option("--references", metavar="FILE", help="Held-out real texts: adds BLEU.")
 @click.option("--train", metavar="FILE", help="Training texts: adds novelty and exact copies.")
@@ -94,6 +94,8 @@ def read_texts(path: str) -> list[str]:
     if not lines:
         raise UserError(f"{name} is empty: needed is one text a line")
     lines = [line.removesuffix("\r") for line in lines]
+    if lines[0].startswith("{") and lines[0].endswith("}"):
+        _say(f"{name}: line 1 looks like JSON; lines are scored as they stand (`textgan sample --lines` writes texts)")
     blank = sum(not line.strip() for line in lines)
     if blank:
         _say(f"{name}: {blank} of {len(lines)} lines are blank and count as empty texts")

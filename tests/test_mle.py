@@ -1,5 +1,7 @@
-"""Every option of the MLE phase does something."""
+"""The MLE phase learns, stops early at its best, and hears every option."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,22 @@ from textgan.training.checkpoint import load_weights
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 FEW = [
-    "threads=1", "data.size=100", "adversarial=none", "mle.max_steps=4", "mle.calibrate=false",
+    "data.size=100", "adversarial=none", "mle.max_steps=4", "mle.calibrate=false",
     "evaluation.every=4", "evaluation.samples=2", "evaluation.final_samples=2",
 ]  # fmt: skip
 
 
-def train(folder, *options):
-    run.train(load_config(SMOKE, [*FEW, *options]), folder)
+def config(*overrides):
+    return load_config(SMOKE, ["threads=1", *overrides])
+
+
+def weights(folder):
     return load_weights(folder / "checkpoints" / "mle")
+
+
+def train(folder, *options):
+    run.train(config(*FEW, *options), folder)
+    return weights(folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +63,37 @@ def test_a_clip_far_above_the_norm_clips_nothing(tmp_path):
     found = train(tmp_path / "run", "mle.grad_clip=1000")
     unclipped = train(tmp_path / "none", "mle.grad_clip=0")
     assert all(torch.equal(found[name], unclipped[name]) for name in found)
+
+
+def test_learns_eight_texts_by_heart(tmp_path):
+    text = tmp_path / "texts.txt"
+    text.write_text("\n".join(f"{a} {b} saw the {c} ." for a in "AB" for b in "CD" for c in "EF"))
+    settings = config(
+        f"data.source={text}", f"data.dev={text}", "data.test_fraction=0", "generator.dropout=0", "mle.ema=0",
+        "generator.n_embd=32", "mle.max_steps=150", "mle.lr=1e-2", "mle.calibrate=false", "adversarial=none",
+        "evaluation.every=150", "log_every=50",
+    )  # fmt: skip
+    results = run.train(settings, tmp_path / "run")
+    nll = results["phases"]["mle"]["metrics"]["nll_text"]
+    assert nll == pytest.approx(math.log(8), abs=0.02)  # the entropy of eight equally likely texts
+    assert nll > math.log(8) - 1e-6  # and no model can be below it
+
+
+def test_accumulation_is_the_same_batch(tmp_path):
+    common = ["generator.dropout=0", "mle.max_steps=3", "adversarial=none", "mle.calibrate=false"]
+    run.train(config(*common), tmp_path / "whole")
+    run.train(config(*common, "mle.accumulate=4"), tmp_path / "parts")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    settings = config("mle.max_steps=60", "mle.lr=0.5", "mle.patience=2", "adversarial=none", "evaluation.every=5")
+    run.train(settings, tmp_path / "run")
+    log = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    curve = [(r["quality/nll"], r["step"]) for r in log if "quality/nll" in r][:-1]
+    best, step = min(curve)
+    assert curve[-1][1] == step + 10 < 60  # two evaluations without a better one
+    meta = json.loads((tmp_path / "run" / "checkpoints" / "mle" / "meta.json").read_text())
+    assert meta["metrics"]["quality/nll"] <= best  # calibrated from the best, not from the last

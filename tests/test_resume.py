@@ -16,6 +16,7 @@ from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.training import checkpoint, run
 from textgan.training.checkpoint import load_for_sampling, load_state, load_weights, read_pointer
+from textgan.training.experiment import Experiment
 from textgan.training.logging import RunLogger
 from textgan.training.progress import Progress
 
@@ -172,6 +173,26 @@ def test_early_stopping_goes_on_counting_after_a_kill(few, tmp_path, monkeypatch
     assert read_pointer(tmp_path / "run" / "checkpoints", "best") == last
     run.train(config(*settings), tmp_path / "run", resume=True)
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
+def test_a_phase_that_was_stopped_stays_stopped(few, tmp_path, monkeypatch):
+    settings = [*few, "adversarial.max_steps=9", "adversarial.max_nll_rise=0"]
+    run.train(config(*settings), tmp_path / "whole")
+    final_scores = Experiment.final_scores
+
+    def fatal(self, name, *args):
+        if name == "adversarial":
+            raise Killed
+        return final_scores(self, name, *args)
+
+    monkeypatch.setattr(Experiment, "final_scores", fatal)
+    with pytest.raises(Killed):
+        run.train(config(*settings), tmp_path / "run")
+    monkeypatch.undo()
+    run.train(config(*settings), tmp_path / "run", resume=True)
+    found = everything(tmp_path / "run")
+    assert found == everything(tmp_path / "whole")
+    assert found["results"]["phases"]["adversarial"]["step"] < 11
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:

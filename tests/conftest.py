@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch reads it
+
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,3 +18,12 @@ def corpora():
     if not folder.is_dir():
         pytest.skip("needs the real corpora: set TEXTGAN_CORPORA to their folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def as_torch_was():
+    """Training flushes denormals and sets threads for its whole process; hypothesis refuses to work without them."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)

@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from textgan.cli.main import cli
@@ -24,8 +23,6 @@ FEW = ["data.size=60", "threads=1"]
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_flush_denormal(False)  # training sets it for the process; hypothesis refuses to work with it
 
 
 def train(*args):

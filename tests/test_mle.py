@@ -97,3 +97,9 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert curve[-1][1] == step + 10 < 60  # two evaluations without a better one
     meta = json.loads((tmp_path / "run" / "checkpoints" / "mle" / "meta.json").read_text())
     assert meta["metrics"]["quality/nll"] <= best  # calibrated from the best, not from the last
+
+
+def test_calibration_moves_the_unk_logit_where_dev_has_unknown_words(tmp_path):
+    bias = train(tmp_path / "run", "mle.calibrate=true", "tokenizer.min_count=20")["logit_bias"]
+    assert bias[1] != 0.0
+    assert bias.count_nonzero() == 1

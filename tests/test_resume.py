@@ -101,41 +101,37 @@ def test_killed_before_any_write_and_resumed_equals_uninterrupted(few, tmp_path,
         folder = tmp_path / f"killed-{fatal}"
 
 
-def test_killed_while_the_discriminator_learns_alone(few, tmp_path, monkeypatch):
-    settings = [*few, "adversarial.d_pretrain_steps=3"]
-    run.train(config(*settings), tmp_path / "whole")
+def kill_and_resume(monkeypatch, settings, folder, label, steps):
+    """Train until the progress ``label`` has made ``steps`` steps, die, and resume to the end."""
     advance = Progress.advance
 
     def fatal(self, **counts):
         advance(self, **counts)
-        if self.label == "discriminator" and self.steps == 2:
+        if self.label == label and self.steps - self._start_steps == steps:
             raise Killed
 
     monkeypatch.setattr(Progress, "advance", fatal)
     with pytest.raises(Killed):
-        run.train(config(*settings), tmp_path / "run")
+        run.train(config(*settings), folder)
     monkeypatch.undo()
-    run.train(config(*settings), tmp_path / "run", resume=True)
-    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+    pointed = read_pointer(folder / "checkpoints", "best")
+    run.train(config(*settings), folder, resume=True)
+    return pointed, everything(folder)
+
+
+def test_killed_while_the_discriminator_learns_alone(few, tmp_path, monkeypatch):
+    settings = [*few, "adversarial.d_pretrain_steps=3"]
+    run.train(config(*settings), tmp_path / "whole")
+    _, found = kill_and_resume(monkeypatch, settings, tmp_path / "run", "discriminator", 2)
+    assert found == everything(tmp_path / "whole")
 
 
 def test_a_run_from_another_runs_checkpoint_keeps_its_own_dropout_when_resumed(few, tmp_path, monkeypatch):
     run.train(config(*few, "adversarial=none"), tmp_path / "parent")
     settings = [*few, "mle=none", f"adversarial.init_from={tmp_path / 'parent'}", "generator.dropout=0.5"]
     run.train(config(*settings), tmp_path / "whole")
-    advance = Progress.advance
-
-    def fatal(self, **counts):
-        advance(self, **counts)
-        if self.label == "adversarial":
-            raise Killed
-
-    monkeypatch.setattr(Progress, "advance", fatal)
-    with pytest.raises(Killed):
-        run.train(config(*settings), tmp_path / "run")
-    monkeypatch.undo()
-    run.train(config(*settings), tmp_path / "run", resume=True)
-    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+    _, found = kill_and_resume(monkeypatch, settings, tmp_path / "run", "adversarial", 1)
+    assert found == everything(tmp_path / "whole")
 
 
 def test_a_run_counts_as_finished_only_when_its_summary_is_logged(few, tmp_path, monkeypatch):
@@ -159,20 +155,9 @@ def test_early_stopping_goes_on_counting_after_a_kill(few, tmp_path, monkeypatch
     settings = [*few, f"{phase}.max_steps=9", f"{phase}.patience=3", f"{phase}.lr=1", "adversarial.ema=0"]
     run.train(config(*settings), tmp_path / "whole")
     assert json.loads((tmp_path / "whole" / "results.json").read_text())["phases"][phase]["step"] < 9
-    advance = Progress.advance
-
-    def fatal(self, **counts):
-        advance(self, **counts)
-        if self.label == phase and self.steps - self._start_steps == 3:
-            raise Killed
-
-    monkeypatch.setattr(Progress, "advance", fatal)
-    with pytest.raises(Killed):
-        run.train(config(*settings), tmp_path / "run")
-    monkeypatch.undo()
-    assert read_pointer(tmp_path / "run" / "checkpoints", "best") == last
-    run.train(config(*settings), tmp_path / "run", resume=True)
-    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+    pointed, found = kill_and_resume(monkeypatch, settings, tmp_path / "run", phase, 3)
+    assert pointed == last
+    assert found == everything(tmp_path / "whole")
 
 
 def test_a_phase_that_was_stopped_stays_stopped(few, tmp_path, monkeypatch):

@@ -143,6 +143,16 @@ def test_the_alarm_rings_when_samples_collapse_and_not_for_healthy_ones():
     assert collapse_alarm({"diversity/unique": 0.1, "diversity/self_bleu_4": 1.0}) is None  # nothing to compare
 
 
+def test_samples_never_hold_unk(model):
+    tokenizer, dataset, generator = model
+    generator.logit_bias[tokenizer.unk_id] = 30.0  # would be chosen each time
+    corpus = SimpleNamespace(train=TEXTS, dev=TEXTS, oracle=None)
+    evaluator = Evaluator(Config(evaluation={"prompts": ["a cat"]}), corpus, tokenizer, dataset, None, CPU)
+    texts = evaluator.sample_texts(generator, 20) + evaluator.continue_prompts(generator)
+    assert not any("<unk>" in text for text in texts)
+    assert len(set(texts)) > 10
+
+
 def test_tags_tell_quality_from_diversity():
     assert tag("bleu_4") == "quality/bleu_4"
     assert tag("self_bleu_4") == "diversity/self_bleu_4"

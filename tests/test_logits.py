@@ -125,9 +125,7 @@ def test_whole_chain_equals_generate():
 
 def test_neutral_values_change_nothing():
     logits, context = random_logits(4), torch.zeros(50, 3, dtype=torch.long)
-    assert torch.equal(
-        ops.warpers(logits, temperature=1, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0), logits
-    )
+    assert torch.equal(ops.warpers(logits, temperature=1, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0), logits)
     assert torch.equal(ops.penalties(logits, context, repetition_penalty=1, no_repeat_ngram_size=0), logits)
 
 

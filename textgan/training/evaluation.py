@@ -49,6 +49,7 @@ class Evaluator:
     ):
         self.settings = config.evaluation
         self.max_new_tokens = config.generator.block_size
+        self.banned_ids = () if tokenizer.unk_id is None else (tokenizer.unk_id,)
         self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
         self.dev, self.test = dev, test
         self.oracle_length = config.data.oracle_length if config.data.source == "lstm-oracle" else None
@@ -65,7 +66,11 @@ class Evaluator:
         ]
 
     def sample_texts(self, generator: Generator, n: int, between: Callable[[], None] | None = None) -> list[str]:
-        """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``)."""
+        """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``).
+
+        As in ``textgan sample``, ``<unk>`` is never chosen: it is no word that a reader could be given, matches no
+        reference, and a calibrated model would write it as often as held-out text needs it. NLL does count it.
+        """
         samples = []
         for first in range(0, n, self.settings.batch_size):
             if between is not None:
@@ -75,6 +80,7 @@ class Evaluator:
                 [[]] * min(self.settings.batch_size, n - first),
                 eos_id=self.tokenizer.eos_id,
                 max_new_tokens=self.max_new_tokens,
+                banned_ids=self.banned_ids,
                 seed=self.settings.seed,
                 batch_size=self.settings.batch_size,
                 first_index=first,
@@ -88,6 +94,7 @@ class Evaluator:
             self.prompts,
             eos_id=self.tokenizer.eos_id,
             max_new_tokens=self.max_new_tokens,
+            banned_ids=self.banned_ids,
             seed=self.settings.seed,
         )
         return [self.tokenizer.decode([*sample.prompt_ids, *sample.ids]) for sample in samples]

@@ -70,7 +70,7 @@ class Data(Section):
 class Tokenizer(Section):
     kind: Literal["word", "char", "bpe"] = Field("word", description="unit of the model's vocabulary")
     vocab_size: Positive | None = Field(
-        None, description="largest vocabulary, special tokens included; none: all (bpe: 8000)"
+        None, description="largest vocabulary, special tokens included; none: all (bpe: 8192)"
     )
     min_count: Positive = Field(1, description="words or characters seen less often become <unk>")
 

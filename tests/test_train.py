@@ -54,6 +54,10 @@ def test_a_run_leaves_a_folder_that_explains_itself(whole):
     assert steps == sorted(steps)
     assert steps[-1] == 10  # one axis over both phases: 6 + 4 generator updates
     assert {"mle", "adversarial"} <= set(results["phases"])
+    signature = results["signature"]
+    assert (signature["texts"], signature["references"], signature["train"]) == (16, 20, 400)
+    drawn = {"temperature": 1.0, "unk": "never drawn", "max_new_tokens": 96, "seed": 1234}
+    assert signature["sampling"] == drawn
     for entry in results["phases"].values():
         assert all(math.isfinite(value) for value in entry["metrics"].values())
 

@@ -161,7 +161,11 @@ class Scorer:
             for row in self._split(texts)
         ]
         values = self._measure(ragged(rows, self.device), use_references=True, use_train=True)
-        return Scores(values, {"texts": len(texts), **self._signature})
+        return Scores(values, self.signature(len(texts)))
+
+    def signature(self, n: int) -> dict[str, object]:
+        """What moves the values of ``n`` texts scored here: number, references, units, definitions."""
+        return {"texts": n, **self._signature}
 
     def real(self, n: int, seed: int = 0) -> Scores:
         """The same metrics for ``n`` real texts: the lines to draw beside a model's values.
@@ -187,7 +191,7 @@ class Scorer:
             new = self._measure(references, use_references=False, use_train=True)
             values = {**new, **bleu, **values}
             values = {key: values[key] for key in METRICS if key in values}
-        signature = {"texts": min(n, sizes[name]), **self._signature, "real_text": name, "seed": seed}
+        signature = {**self.signature(min(n, sizes[name])), "real_text": name, "seed": seed}
         return Scores(values, signature)
 
     def _measure(self, texts: Ragged, *, use_references: bool, use_train: bool) -> dict[str, float]:

@@ -65,6 +65,11 @@ class Evaluator:
             for i, prompt in enumerate(self.settings.prompts)
         ]
 
+    def signature(self, n: int) -> dict[str, object]:
+        """What moves the metrics of ``n`` samples: that of the scorer, and how the samples are drawn."""
+        drawn = {"temperature": 1.0, "unk": "never drawn", "max_new_tokens": self.max_new_tokens}
+        return {**self.scorer.signature(n), "sampling": {**drawn, "seed": self.settings.seed}}
+
     def sample_texts(self, generator: Generator, n: int, between: Callable[[], None] | None = None) -> list[str]:
         """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``).
 

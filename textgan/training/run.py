@@ -282,13 +282,11 @@ def check_same_data(last: Path, corpus: Corpus) -> None:
 
 def write_results(run: Experiment) -> dict[str, Any]:
     """Write and return results.json: real text, each phase, and the signature of the metrics."""
-    signature = run.evaluator.scorer.score(["signature"]).signature
-    signature["texts"] = run.config.evaluation.final_samples
     results = {
         "run": str(run.folder),
         "data": run.corpus.fingerprint,
         "phases": run.results,
-        "signature": signature,
+        "signature": run.evaluator.signature(run.config.evaluation.final_samples),
     }
     write_atomically(run.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     return results

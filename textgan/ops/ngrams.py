@@ -152,18 +152,18 @@ class NgramLookup:
             raise ValueError(f"order {counts.n} after order {len(self._previous)}: look up 1, 2, ... in turn")
         ids = torch.full_like(counts.keys, -1)
         if counts.n == 1:
-            ids = _find(self.table.keys[0], counts.keys)
+            ids = find_sorted(self.table.keys[0], counts.keys)
         else:
             first = self._previous[-1][counts.keys // counts.base]
             last = self._previous[0][counts.keys % counts.base]
             known = ((first >= 0) & (last >= 0)).nonzero().squeeze(1)
-            ids[known] = _find(self.table.keys[counts.n - 1], first[known] * self.table.base + last[known])
+            ids[known] = find_sorted(self.table.keys[counts.n - 1], first[known] * self.table.base + last[known])
         self._previous.append(ids)
         return ids
 
 
-def _find(ascending: Tensor, values: Tensor) -> Tensor:
-    """Index of each value in a sorted tensor, -1 where it is not there."""
+def find_sorted(ascending: Tensor, values: Tensor) -> Tensor:
+    """Index of each of ``values`` (any shape) in ``ascending`` (U,), -1 where it is not there."""
     if not len(ascending):
         return torch.full_like(values, -1)
     at = torch.searchsorted(ascending, values).clamp_(max=len(ascending) - 1)

@@ -8,6 +8,7 @@ no vocabulary to keep; two of them may share a weight.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ PAIRS_AT_ONCE = 2**24  # pairs of words that are held before repeated ones are d
 _STEP, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 
 
-class Features(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Features:
     """N rows of a sparse matrix (N, dim): row i holds ``values`` at columns ``indices`` from ``offsets[i]`` on."""
 
     indices: Tensor  # (E,) long, ascending and distinct within a row

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,9 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 import textgan
 from textgan.errors import UserError
-from textgan.metrics.suite import METRICS, Scorer, meaning
+from textgan.metrics.bootstrap import bootstrap_mean
+from textgan.metrics.jackknife import jackknife_interval
+from textgan.metrics.suite import MEANS, METRICS, Scorer, better, meaning
 
 TRAIN = [
     "the fox sat in the sun .",
@@ -71,6 +74,47 @@ def test_names_and_what_each_needs():
     assert not any(name.startswith("self_bleu") for name in Scorer().score(["only one text"]).values)
     assert all(len(meaning(name)) > 10 and "{" not in meaning(name) for name in METRICS)
     json.dumps(Scorer(["x"], ["x"]).score(["", ""]).values, allow_nan=False)
+
+
+def test_values_by_text():
+    scorer = Scorer(REFERENCES, TRAIN)
+    assert scorer.score(TEXTS).per_text == {} == scorer.score(TEXTS).groups
+    scores = scorer.score(TEXTS, per_text=True)
+    columns = scores.per_text
+    assert scores.values == scorer.score(TEXTS).values
+    assert all(column.shape == (5,) for column in columns.values())
+    for name in (f"{kind}_{n}" for kind in ("bleu", "self_bleu") for n in range(2, 6)):
+        assert columns[name].mean() == pytest.approx(scores.values[name])
+    alone = [scorer.score([text]).values["bleu_3"] for text in TEXTS]
+    assert columns["bleu_3"] == pytest.approx(alone)
+    assert columns["length"].tolist() == [7, 4, 0, 9, 4]
+    assert columns["copied"].tolist() == [0, 1, 0, 0, 1]
+    # "the fox sat in the rain .": fsit and sitr are known, of 4; "the fox ran ." is a training text.
+    assert columns["novelty_4"] == pytest.approx([1 / 4, 0, np.nan, 1, 0], nan_ok=True)
+    assert columns["repetition_4"] == pytest.approx([0, 0, np.nan, 1 / 6, 0], nan_ok=True)
+
+
+def test_intervals_are_of_texts_or_of_groups():
+    scorer = Scorer(REFERENCES, TRAIN)
+    texts = TEXTS * 8
+    both = scorer.score(texts, groups=4, per_text=True)
+    found = both.intervals(level=0.9, seed=3)
+    assert list(found) == list(METRICS)
+    assert {name: interval.mean for name, interval in found.items()} == both.values
+    assert found["bleu_4"] == pytest.approx(bootstrap_mean(both.per_text["bleu_4"], level=0.9, seed=3))
+    for name in ("self_bleu_4", "distinct_2", "unique", "novelty_3"):
+        assert found[name] == jackknife_interval(both.values[name], both.groups[name], 0.9)
+    assert set(scorer.score(texts, per_text=True).intervals()) == set(MEANS)
+    assert scorer.score(texts, groups=4).intervals()["bleu_4"] == jackknife_interval(
+        both.values["bleu_4"], both.groups["bleu_4"]
+    )
+    assert scorer.score(texts).intervals() == {}
+
+
+def test_which_way_is_better():
+    assert [better(name) for name in ("bleu_4", "distinct_1", "valid", "mauve_minilm", "mmd_p_ngrams")] == [1] * 5
+    assert [better(name) for name in ("self_bleu_4", "nll", "frechet_lm", "rlm_kn", "lm_neural", "copies")] == [-1] * 6
+    assert [better(name) for name in ("length_mean", "novelty_4", "nll_true", "rlm_neural_sd", "no_such_4")] == [0] * 5
 
 
 def test_copies_and_unique_are_of_tokens():

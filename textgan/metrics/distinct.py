@@ -1,6 +1,7 @@
 """How many different n-grams and texts a set has, and how much its texts repeat themselves."""
 
 import torch
+from torch import Tensor
 
 from textgan.ops.ngrams import NgramCounts, Ragged
 
@@ -21,12 +22,16 @@ def repetition(counts: NgramCounts) -> float:
     Texts too short for an n-gram are left out; 0 where that leaves none. Source: seq-rep-n of Welleck et al.
     2020, "Neural Text Generation with Unlikelihood Training".
     """
-    total = counts.per_text(counts.count)
+    shares = repetition_scores(counts)
+    shares = shares[~shares.isnan()]
+    return float(shares.mean()) if len(shares) else 0.0
+
+
+def repetition_scores(counts: NgramCounts) -> Tensor:
+    """:func:`repetition` of each text, (N,) float64; NaN for texts too short for an n-gram."""
+    total = counts.per_text(counts.count).double()
     different = counts.per_text(torch.ones_like(counts.count))
-    has_any = total > 0
-    if not bool(has_any.any()):
-        return 0.0
-    return float((1 - different[has_any].double() / total[has_any]).mean())
+    return 1 - different / total  # 0 / 0 is NaN
 
 
 def unique_share(texts: Ragged) -> float:
@@ -35,5 +40,10 @@ def unique_share(texts: Ragged) -> float:
     Texts are the same when their tokens are (so spacing does not tell them apart). This is "unique" of MOSES
     (Polykovskiy et al. 2020) without its validity filter.
     """
-    keys = texts.keys()
-    return len(set(keys)) / len(keys)
+    return (int(text_ids(texts).max()) + 1) / len(texts.lengths)
+
+
+def text_ids(texts: Ragged) -> Tensor:
+    """The index of each text among the different texts, in the order in which these first come, (N,) long."""
+    keys, ids = texts.keys(), {}
+    return torch.tensor([ids.setdefault(key, len(ids)) for key in keys], device=texts.lengths.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Set
 
+import torch
 from torch import Tensor
 
 from textgan.ops.ngrams import NgramCounts, Ragged
@@ -17,8 +18,12 @@ def novelty(counts: NgramCounts, train_ids: Tensor) -> float:
     Source: n-gram novelty of McCoy et al. 2023, "How Much Do Language Models Copy From Their Training Data?".
     """
     total = int(counts.count.sum())
-    new = int(counts.count[train_ids[counts.gram] < 0].sum())
-    return new / total if total else 0.0
+    return int(new_counts(counts, train_ids).sum()) / total if total else 0.0
+
+
+def new_counts(counts: NgramCounts, train_ids: Tensor) -> Tensor:
+    """How many of its n-grams, each as often as it occurs, no training text holds, by text, (N,) long."""
+    return counts.per_text(counts.count * (train_ids[counts.gram] < 0))
 
 
 def copies(texts: Ragged, train_keys: Set[bytes]) -> float:
@@ -26,5 +31,10 @@ def copies(texts: Ragged, train_keys: Set[bytes]) -> float:
 
     ``train_keys`` are the ``Ragged.keys()`` of the training texts, with the same ids.
     """
+    return float(copied(texts, train_keys).double().mean())
+
+
+def copied(texts: Ragged, train_keys: Set[bytes]) -> Tensor:
+    """Whether each text is a training text, (N,) bool."""
     keys = texts.keys()
-    return sum(key in train_keys for key in keys) / len(keys)
+    return torch.tensor([key in train_keys for key in keys], device=texts.lengths.device)

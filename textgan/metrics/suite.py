@@ -2,30 +2,31 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from textgan import __version__
 from textgan.errors import UserError
-from textgan.metrics.bleu import (
-    closest_lengths,
-    closest_other_lengths,
-    reference_matches,
-    reference_table,
-    scores_from_matches,
-    self_matches,
+from textgan.metrics.bleu import reference_table
+from textgan.metrics.bootstrap import Interval, bootstrap_mean
+from textgan.metrics.jackknife import group_of_text, jackknife_interval
+from textgan.metrics.meanings import DEFINITIONS, better, meaning
+from textgan.metrics.measure import (
+    BLEU_ORDERS,
+    DISTINCT_ORDERS,
+    NOVELTY_ORDERS,
+    REPETITION_ORDERS,
+    BasicMetrics,
+    Grouping,
+    Measured,
+    measure,
 )
-from textgan.metrics.distinct import distinct, repetition, unique_share
-from textgan.metrics.entropy import ngram_entropy
-from textgan.metrics.novelty import copies, novelty
 from textgan.metrics.tokenize import TOKENIZE
-from textgan.ops.ngrams import NgramLookup, Ragged, count_ngrams, ngram_table, ragged
+from textgan.ops.ngrams import Ragged, ngram_table, ragged
 
-BLEU_ORDERS = range(2, 6)
-DISTINCT_ORDERS = range(1, 5)
-REPETITION_ORDERS = (2, 4)
-NOVELTY_ORDERS = range(2, 5)
+__all__ = ["METRICS", "Scorer", "Scores", "better", "meaning"]
 
 METRICS = (
     *(f"bleu_{n}" for n in BLEU_ORDERS),
@@ -40,45 +41,43 @@ METRICS = (
     "length_sd",
 )
 
-MEANINGS = {
-    "bleu": "share of a text's 1- to {n}-grams that the references hold (quality; higher is better)",
-    "self_bleu": "share of a text's 1- to {n}-grams that the other texts hold (lower is more diverse)",
-    "distinct": "different {n}-grams over all {n}-grams of the set (higher is more diverse)",
-    "entropy": "entropy of the set's {n}-grams in nats (higher is more diverse)",
-    "repetition": "share of a text's {n}-grams that repeat one earlier in it (lower is less repetitive)",
-    "novelty": "share of {n}-grams that the training texts lack",
-    "unique": "different texts over all texts (1 = none twice; near 0 = collapse)",
-    "copies": "share of texts that are a training text word for word",
-    "length_mean": "tokens a text, mean",
-    "length_sd": "tokens a text, standard deviation",
-}
-
-DEFINITIONS = {
-    "bleu": "mean of NLTK sentence_bleu: uniform weights to n, smoothing method1 (epsilon 0.1), closest"
-    " reference length, empty texts score 0",
-    "self_bleu": "as bleu, against all other texts of the set (leave-one-out by index)",
-    "distinct": "unique/all n-grams of the set",
-    "entropy": "plug-in over the n-grams of the set, nats",
-    "repetition": "1 - unique/all n-grams of a text, mean over texts that have any",
-    "novelty": "share of n-gram occurrences that are in no training text",
-    "unique": "distinct token sequences / texts",
-    "copies": "share of texts whose tokens are those of a training text",
-    "length_sd": "population",
-}
-
-
-def meaning(name: str) -> str:
-    """One line for readers on what a metric of :class:`Scores` says, such as ``self_bleu_4``."""
-    stem, _, order = name.rpartition("_")
-    return MEANINGS[stem].format(n=order) if order.isdigit() else MEANINGS[name]
+# Metrics that are means of independent values of the texts: the name of these in ``Scores.per_text``.
+MEANS = {**{f"bleu_{n}": f"bleu_{n}" for n in BLEU_ORDERS}, "copies": "copied", "length_mean": "length"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metric values by name, and the signature: two values compare only where their signatures agree."""
+    """Metric values by name, and the signature: two values compare only where their signatures agree.
+
+    Attributes:
+        values: metric by name.
+        signature: everything that moves the values.
+        groups: the metric without the texts of group g, (G,) by metric; empty unless asked for. Text i is in group
+            ``i % G``. References and training texts stay whole: the spread is that of the scored texts alone.
+        per_text: values text by text, (N,) by name; empty unless asked for. NaN where a text has none (too short).
+    """
 
     values: dict[str, float]
     signature: dict[str, object]
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    per_text: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def intervals(self, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+        """Interval of each metric: a bootstrap over texts where it is a mean of independent values, else jackknife.
+
+        Metrics for which neither ``per_text`` nor ``groups`` was asked for are left out.
+        """
+        means = [name for name in MEANS if MEANS[name] in self.per_text and name in self.values]
+        found = {}
+        if means:
+            columns = np.stack([self.per_text[MEANS[name]] for name in means], axis=1)
+            _, lower, upper = bootstrap_mean(columns, level=level, seed=seed)
+            for name, low, high in zip(means, lower, upper, strict=True):
+                found[name] = Interval(self.values[name], float(low), float(high))
+        for name, values in self.groups.items():
+            if name not in found:
+                found[name] = jackknife_interval(self.values[name], values, level)
+        return {name: found[name] for name in self.values if name in found}
 
     def signature_line(self) -> str:
         """The signature in one line, without the definitions (they go with the version of textgan)."""
@@ -141,7 +140,7 @@ class Scorer:
             self._signature["nltk"] = nltk_version
         self._signature["definitions"] = DEFINITIONS
 
-    def score(self, texts: Sequence[str]) -> Scores:
+    def score(self, texts: Sequence[str], *, groups: int = 0, per_text: bool = False) -> Scores:
         """Every metric of these texts that has what it needs.
 
         ``bleu_2..5`` need references, ``novelty_2..4`` and ``copies`` training texts, ``self_bleu_2..5`` at
@@ -149,19 +148,31 @@ class Scorer:
         ``entropy_1..4``, ``unique``, ``repetition_2``, ``repetition_4``, ``length_mean``, ``length_sd``. The
         same texts give the same values whatever was scored before.
 
+        Args:
+            texts: the set; its order says which group a text is in.
+            groups: number of jackknife groups for ``Scores.groups``; 0 for none.
+            per_text: whether ``Scores.per_text`` is filled: ``bleu_n``, ``self_bleu_n``, ``length``, ``copied``,
+                ``novelty_4`` and ``repetition_4`` (shares within the text).
+
         Raises:
-            UserError: no texts.
+            UserError: no texts, or too few for so many groups.
         """
         if not len(texts):
             raise UserError("no texts to score")
+        grouping = None if not groups else Grouping(group_of_text(len(texts), groups).to(self.device), groups)
         # Words that are new here get ids of their own for this call only: the kept vocabulary must not grow.
         known, new = self._vocabulary, {}
         rows = [
             [known[word] if word in known else new.setdefault(word, len(known) + len(new)) for word in row]
             for row in self._split(texts)
         ]
-        values = self._measure(ragged(rows, self.device), use_references=True, use_train=True)
-        return Scores(values, self.signature(len(texts)))
+        found = self._measure(ragged(rows, self.device), grouping=grouping, per_text=per_text)
+        return Scores(
+            _in_order(found.values),
+            self.signature(len(texts)),
+            {name: values.cpu().numpy() for name, values in _in_order(found.without).items()},
+            {name: values.cpu().numpy() for name, values in found.per_text.items()},
+        )
 
     def signature(self, n: int) -> dict[str, object]:
         """What moves the values of ``n`` texts scored here: number, references, units, definitions."""
@@ -184,50 +195,28 @@ class Scorer:
         if not sizes:
             raise UserError("real-text values need references or training texts")
         name = "references" if sizes.get("references", 0) >= n else max(sizes, key=sizes.__getitem__)
-        values = self._measure(_draw(pools[name], n, seed), use_references=False, use_train=False)
+        values = self._measure(_draw(pools[name], n, seed), use_references=False, use_train=False).values
         if len(sizes) == 2:
             train, references = _draw(self._train, n, seed), _draw(self._references, n, seed)
-            bleu = self._measure(train, use_references=True, use_train=False)
-            new = self._measure(references, use_references=False, use_train=True)
+            bleu = self._measure(train, use_train=False).values
+            new = self._measure(references, use_references=False).values
             values = {**new, **bleu, **values}
-            values = {key: values[key] for key in METRICS if key in values}
         signature = {**self.signature(min(n, sizes[name])), "real_text": name, "seed": seed}
-        return Scores(values, signature)
+        return Scores(_in_order(values), signature)
 
-    def _measure(self, texts: Ragged, *, use_references: bool, use_train: bool) -> dict[str, float]:
+    def _measure(
+        self,
+        texts: Ragged,
+        *,
+        use_references: bool = True,
+        use_train: bool = True,
+        grouping: Grouping | None = None,
+        per_text: bool = False,
+    ) -> Measured:
         references = self._bleu if use_references else None
         train = self._train_table if use_train else None
-        in_references = None if references is None else NgramLookup(references.table)
-        in_train = None if train is None else NgramLookup(train)
-        bleu_matches, self_bleu_matches, values = [], [], {}
-        for counts in count_ngrams(texts, BLEU_ORDERS[-1]):
-            n = counts.n
-            self_bleu_matches.append(self_matches(counts))
-            if in_references is not None:
-                bleu_matches.append(reference_matches(counts, in_references(counts), references.table))
-            if n in DISTINCT_ORDERS:
-                values[f"distinct_{n}"] = distinct(counts)
-                values[f"entropy_{n}"] = ngram_entropy(counts)
-            if n in REPETITION_ORDERS:
-                values[f"repetition_{n}"] = repetition(counts)
-            if in_train is not None and n <= NOVELTY_ORDERS[-1]:
-                ids = in_train(counts)
-                if n in NOVELTY_ORDERS:
-                    values[f"novelty_{n}"] = novelty(counts, ids)
-        if references is not None:
-            closest = closest_lengths(texts.lengths, references.lengths)
-            values |= _means("bleu", scores_from_matches(torch.stack(bleu_matches), texts.lengths, closest))
-        if len(texts.lengths) > 1:
-            closest = closest_other_lengths(texts.lengths)
-            scores = scores_from_matches(torch.stack(self_bleu_matches), texts.lengths, closest)
-            values |= _means("self_bleu", scores)
-        values["unique"] = unique_share(texts)
-        if in_train is not None:
-            values["copies"] = copies(texts, self._train_keys)
-        lengths = texts.lengths.double()
-        values["length_mean"] = float(lengths.mean())
-        values["length_sd"] = float(lengths.std(correction=0))
-        return {name: values[name] for name in METRICS if name in values}
+        families = [BasicMetrics(texts, references, train, self._train_keys, grouping, per_text)]
+        return measure(texts, families, grouping)
 
     def _fixed(self, texts: Sequence[str] | None, what: str) -> Ragged | None:
         if texts is None:
@@ -242,9 +231,8 @@ class Scorer:
         return (split(text.lower() if self.lowercase else text) for text in texts)
 
 
-def _means(name: str, scores: torch.Tensor) -> dict[str, float]:
-    means = scores.mean(1)
-    return {f"{name}_{n}": float(means[n - 1]) for n in BLEU_ORDERS}
+def _in_order(by_name: dict) -> dict:
+    return {name: by_name[name] for name in METRICS if name in by_name}
 
 
 def _draw(texts: Ragged, n: int, seed: int) -> Ragged:

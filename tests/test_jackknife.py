@@ -1,0 +1,103 @@
+"""Leave-group-out values against scoring the rest, their spread against that of independent sets, t against scipy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.stats import t as student_t
+
+from textgan.errors import UserError
+from textgan.metrics.bleu import self_bleu
+from textgan.metrics.distinct import distinct
+from textgan.metrics.jackknife import group_of_text, jackknife, jackknife_interval, jackknife_sd, t_quantile
+from textgan.metrics.suite import Scorer
+from textgan.ops.ngrams import count_ngrams, ragged
+
+REFERENCES = ["a b c d", "a a", "c", "b b b b a"]
+TRAIN = ["a b", "a b c d e", "b", "d d d d"]
+# One word, so that its counts and their ties matter; few words; texts of many lengths.
+WORDS = st.sampled_from("a") | st.sampled_from("ab") | st.sampled_from("abcde")
+SETS = st.lists(st.lists(WORDS, max_size=8).map(" ".join), min_size=4, max_size=14)
+
+
+def assert_same_as_scoring_the_rest(texts, groups):
+    scorer = Scorer(REFERENCES, TRAIN, tokenize="whitespace")
+    whole = scorer.score(texts, groups=groups)
+    assert list(whole.groups) == list(whole.values)
+    for g in range(groups):
+        rest = scorer.score([text for i, text in enumerate(texts) if i % groups != g]).values
+        assert {name: values[g] for name, values in whole.groups.items()} == pytest.approx(rest, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=150)
+@given(SETS, st.integers(2, 5))
+@example(["a a a", "a a", "a a", "a", "a"], 2)
+@example(["a a a", "a a a", "a", "a a"], 2)  # the largest count is in both groups, or twice in one
+@example(["a a a a", "a a", "a a a", "b", "a", ""], 3)
+@example(["", "", "", ""], 2)
+@example(["a", "", "", "b b"], 2)
+def test_values_without_a_group_are_those_of_the_rest(texts, groups):
+    assert_same_as_scoring_the_rest(texts, min(groups, len(texts) // 2))
+
+
+def test_many_groups_of_longer_texts():
+    rng = np.random.default_rng(0)
+    words = np.array(["a", "b", "c", "d", "e", "f", "g"])
+    texts = [
+        " ".join(rng.choice(words, p=2.0 ** -np.arange(7) / 1.984375, size=rng.integers(1, 30))) for _ in range(83)
+    ]
+    assert_same_as_scoring_the_rest(texts, 20)
+
+
+def test_one_statistic_many_times_is_the_same():
+    rng = np.random.default_rng(1)
+    rows = [list(rng.integers(0, 6, size=rng.integers(2, 9))) for _ in range(41)]
+    texts = ragged(rows)
+    scores = Scorer(tokenize="whitespace").score([" ".join(map(str, row)) for row in rows], groups=20)
+    value, without = jackknife(lambda some: self_bleu(some)[3], texts)
+    assert value == pytest.approx(scores.values["self_bleu_3"])
+    assert without.shape == (20,)
+    assert without == pytest.approx(scores.groups["self_bleu_3"])
+    _, without = jackknife(lambda some: distinct(list(count_ngrams(some, 2))[1]), texts, groups=7)
+    assert without.shape == (7,)
+
+
+def test_groups_go_round():
+    assert group_of_text(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    for n, groups in ((19, 20), (5, 1), (3, 2), (0, 2)):
+        with pytest.raises(UserError, match=f"^{n} texts in {groups} groups: .* choose fewer groups$"):
+            group_of_text(n, groups)
+    with pytest.raises(UserError, match="3 texts in 20 groups"):
+        Scorer().score(["a", "b", "c"], groups=20)
+
+
+def test_sd_of_a_mean_is_the_standard_error():
+    values = torch.tensor(np.random.default_rng(2).normal(size=600))
+    # One text a group: the closed form sd / sqrt(n).
+    _, without = jackknife(lambda some: float(some.tokens.double().mean()), ragged([[i * i] for i in range(30)]), 30)
+    squares = np.arange(30.0) ** 2
+    assert jackknife_sd(without) == pytest.approx(squares.std(ddof=1) / math.sqrt(30))
+    group = group_of_text(600)
+    means = np.array([float(values[group == g].mean()) for g in range(20)])
+    without = np.array([float(values[group != g].mean()) for g in range(20)])
+    assert jackknife_sd(without) == pytest.approx(means.std(ddof=1) / math.sqrt(20))
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 19, 20, 101])
+def test_t_quantile_is_scipys(degrees):
+    for level in (0.01, 0.5, 0.9, 0.95, 0.999):
+        assert t_quantile(level, degrees) == pytest.approx(student_t.ppf((1 + level) / 2, degrees), rel=1e-9)
+
+
+def test_interval():
+    without = np.array([0.5, 0.6, 0.4, 0.5])
+    value, lower, upper = jackknife_interval(0.52, without, level=0.9)
+    half = student_t.ppf(0.95, 3) * math.sqrt(3 / 4 * 0.02)
+    assert (value, lower, upper) == pytest.approx((0.52, 0.52 - half, 0.52 + half))
+    with pytest.raises(ValueError, match="level=1"):
+        jackknife_interval(0.5, without, level=1)
+    with pytest.raises(ValueError, match="degrees=0"):
+        t_quantile(0.95, 0)

@@ -1,0 +1,104 @@
+"""What each metric says, which way is better, and how those of :mod:`textgan.metrics.suite` are defined."""
+
+import re
+
+# Names end in an n-gram order (bleu_4) or in what the number was computed with (frechet_minilm, rlm_kn).
+MEANINGS = {
+    "bleu": "share of a text's 1- to {n}-grams that the references hold (quality; higher is better)",
+    "self_bleu": "share of a text's 1- to {n}-grams that the other texts hold (lower is more diverse)",
+    "distinct": "different {n}-grams over all {n}-grams of the set (higher is more diverse)",
+    "entropy": "entropy of the set's {n}-grams in nats (higher is more diverse)",
+    "repetition": "share of a text's {n}-grams that repeat one earlier in it (lower is less repetitive)",
+    "novelty": "share of {n}-grams that the training texts lack",
+    "unique": "different texts over all texts (1 = none twice; near 0 = collapse)",
+    "copies": "share of texts that are a training text word for word",
+    "length_mean": "tokens a text, mean",
+    "length_sd": "tokens a text, standard deviation",
+}
+
+# +1: higher is better, -1: lower is better; 0: neither, real text is the mark.
+BETTER = {
+    "bleu": 1,
+    "self_bleu": -1,
+    "distinct": 1,
+    "entropy": 1,
+    "repetition": -1,
+    "novelty": 0,
+    "unique": 1,
+    "copies": -1,
+    "length_mean": 0,
+    "length_sd": 0,
+    "bleu_b": 1,
+    "ms_jaccard": 1,
+    "distinct_budget": 1,
+    "opening_self_bleu": -1,
+    "nearest_train": 0,
+    "zipf": 0,
+    "length_w1": -1,
+    "truncated": -1,
+    "frechet": -1,
+    "frechet_inf": -1,
+    "mmd": -1,
+    "mmd_p": 1,
+    "mauve": 1,
+    "vendi": 1,
+    "c2st_acc": -1,
+    "c2st_auc": -1,
+    "nll": -1,
+    "nll_text": -1,
+    "nll_gen": 0,
+    "nll_div": 1,
+    "nll_oracle": -1,
+    "nll_true": 0,
+    "ppl": -1,
+    "lm": -1,
+    "rlm": -1,
+    "rlm_neural_sd": 0,
+    "valid": 1,
+    "kl_to_model": -1,
+    "kl_from_model": -1,
+}
+
+DEFINITIONS = {
+    "bleu": "mean of NLTK sentence_bleu: uniform weights to n, smoothing method1 (epsilon 0.1), closest"
+    " reference length, empty texts score 0",
+    "self_bleu": "as bleu, against all other texts of the set (leave-one-out by index)",
+    "distinct": "unique/all n-grams of the set",
+    "entropy": "plug-in over the n-grams of the set, nats",
+    "repetition": "1 - unique/all n-grams of a text, mean over texts that have any",
+    "novelty": "share of n-gram occurrences that are in no training text",
+    "unique": "distinct token sequences / texts",
+    "copies": "share of texts whose tokens are those of a training text",
+    "length_sd": "population",
+}
+
+
+def meaning(name: str) -> str:
+    """One line for readers on what a metric such as ``self_bleu_4`` says.
+
+    Raises:
+        KeyError: no metric of that name is known.
+    """
+    key, suffix = _known(name, MEANINGS)
+    return MEANINGS[key].format(n=suffix, x=suffix)
+
+
+def better(name: str) -> int:
+    """+1 where a higher value of the metric is better, -1 where a lower one is, 0 where real text is the mark.
+
+    0 too for names that are not known here.
+    """
+    try:
+        return BETTER[_known(name, BETTER)[0]]
+    except KeyError:
+        return 0
+
+
+def _known(name: str, table: dict) -> tuple[str, str]:
+    """The entry that a name belongs to, and what its name has behind it."""
+    if name in table:
+        return name, ""
+    stem = re.sub(r"_(\d+|ngrams|minilm|lm|hf|kn|neural)$", "", name)
+    if stem == name or stem not in table:
+        raise KeyError(f"{name} is no metric that is known")
+    return stem, name[len(stem) + 1 :]

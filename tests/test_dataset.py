@@ -42,6 +42,18 @@ def test_padding_is_eos_and_not_zero():
     assert dataset.batch([1, 0]).ids.tolist() == [[7, 7, 7], [7, 1, 7]]
 
 
+@given(st.lists(st.text("abc", max_size=5), min_size=1, max_size=8), st.data())
+def test_rows_are_selected_and_searched(texts, data):
+    dataset, _ = build_dataset(texts, Letters(), block_size=6, too_long="drop")
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1))
+    selected = dataset.select(torch.tensor(rows))
+    assert rows_of(selected) == [rows_of(dataset)[i] for i in rows]
+    assert selected.lengths.tolist() == [len(texts[i]) + 1 for i in rows]
+    assert selected.eos_id == dataset.eos_id
+    for token in (1, 3, 9):
+        assert dataset.rows_with(token).tolist() == [token in row for row in rows_of(dataset)]
+
+
 def test_long_texts_are_dropped_or_cut_into_windows():
     texts = ["abc", "abcde", "abcd", "abcdefg"]
     dataset, too_long = build_dataset(texts, Letters(), block_size=4, too_long="drop")

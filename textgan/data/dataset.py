@@ -82,6 +82,18 @@ class TokenDataset:
         ids = self.tokens[places].masked_fill(columns > lengths[:, None], self.eos_id)
         return Batch(ids, lengths)
 
+    def select(self, rows: torch.Tensor) -> TokenDataset:
+        """The rows of these indices, in their order, as a data set of their own."""
+        sizes = self.lengths[rows] + 1
+        offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        shift = (self.offsets[rows] - offsets[:-1]).repeat_interleave(sizes)
+        return TokenDataset(self.tokens[torch.arange(len(shift)) + shift], offsets, self.eos_id)
+
+    def rows_with(self, token: int) -> torch.Tensor:
+        """(N,) bool, True for the rows that hold `token`."""
+        seen = torch.cat([torch.zeros(1, dtype=torch.long), (self.tokens == token).cumsum(0)])
+        return seen[self.offsets[1:]] > seen[self.offsets[:-1]]
+
 
 def build_dataset(
     texts: Iterable[str], tokenizer: Tokenizer, *, block_size: int, too_long: str

@@ -128,7 +128,7 @@ class Evaluator:
         values["quality/nll_text"] = nll.mean().item()
         known = torch.ones(len(dataset), dtype=torch.bool)
         if self.tokenizer.unk_id is not None:
-            known = ~_rows_with(dataset, self.tokenizer.unk_id)
+            known = ~dataset.rows_with(self.tokenizer.unk_id)
         if known.any() and not known.all():
             values["quality/nll_known"] = (nll[known].sum() / dataset.lengths[known].sum()).item()
         return values
@@ -164,12 +164,6 @@ class Evaluator:
                 if f"quality/nll_true{end}" in values:
                     values[f"quality/nll_oracle{end}"] = values[f"quality/nll_true{end}"] / self.oracle_length
         return values
-
-
-def _rows_with(dataset: TokenDataset, token: int) -> torch.Tensor:
-    """(N,) bool, True for the rows that hold ``token``."""
-    seen = torch.cat([torch.zeros(1, dtype=torch.long), (dataset.tokens == token).cumsum(0)])
-    return seen[dataset.offsets[1:]] > seen[dataset.offsets[:-1]]
 
 
 def tag(name: str) -> str:

@@ -89,8 +89,9 @@ def test_values_by_text():
     assert columns["bleu_3"] == pytest.approx(alone)
     assert columns["length"].tolist() == [7, 4, 0, 9, 4]
     assert columns["copied"].tolist() == [0, 1, 0, 0, 1]
-    # "the fox sat in the rain .": fsit and sitr are known, of 4; "the fox ran ." is a training text.
-    assert columns["novelty_4"] == pytest.approx([1 / 4, 0, np.nan, 1, 0], nan_ok=True)
+    assert columns["novelty_4"] == pytest.approx([0, 0, np.nan, 1, 0], nan_ok=True)
+    in_a_tree = scorer.score(["the fox sat in a tree ."], per_text=True)
+    assert in_a_tree.per_text["novelty_4"].tolist() == [3 / 4]  # all but "the fox sat in"
     assert columns["repetition_4"] == pytest.approx([0, 0, np.nan, 1 / 6, 0], nan_ok=True)
 
 

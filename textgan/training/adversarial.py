@@ -14,27 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textgan.config import Adversarial, Config
+from textgan.config import Adversarial
 from textgan.data.dataset import Batch, BatchPlan
-from textgan.models.discriminator import CNNCritic, TransformerCritic
 from textgan.models.generator import Generator
 from textgan.ops.relaxation import FEEDBACK, tau_at
 from textgan.sampling.rollout import Rollout, rollout, sample_ids, sample_soft
+from textgan.training.critic import build_discriminator
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.objectives import critic_penalty, gan_loss, kl_to_parent, mean_entropy, mle_loss, split
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.replay import Replay
 from textgan.training.seeding import seed_dropout, stream, stream_seed
-
-
-def build_discriminator(config: Config, vocab_size: int) -> nn.Module:
-    """A fresh critic of the config's shape; it reads up to ``generator.block_size`` tokens."""
-    shape, length = config.discriminator, config.generator.block_size
-    common = {"dropout": shape.dropout, "spectral_norm": shape.spectral_norm}
-    if shape.kind == "transformer":
-        return TransformerCritic(vocab_size, length, shape.n_layer, shape.n_head, shape.n_embd, **common)
-    return CNNCritic(vocab_size, length, shape.n_embd, shape.n_representations, shape.channels, **common)
 
 
 @dataclass

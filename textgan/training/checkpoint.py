@@ -34,6 +34,7 @@ from textgan.models.generator import Generator
 
 FORMAT = 1
 POINTERS = ("best", "last")
+ARMS = ("mle", "adversarial", "continued")
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
 
 
@@ -196,6 +197,32 @@ def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
         raise UserError(f"{path} is neither a run nor a checkpoint; {hint}")
     check_checkpoint(path)
     return path
+
+
+def arms(run: str | Path) -> dict[str, Path]:
+    """The generators of a run that are to be judged beside each other: name of the arm -> checkpoint folder.
+
+    ``mle`` (the parent), ``adversarial`` (the end of that phase) and ``continued`` (maximum likelihood gone on with
+    instead), as far as the run has them, in this order. Where an adversarial phase is under way, or was made before
+    this checkpoint had a name, its newest step stands in.
+
+    Raises:
+        UserError: no run there, none of these is finished yet, or one is not whole.
+    """
+    run = Path(run)
+    if not run.exists():
+        raise UserError(f"{run} does not exist; give a run folder (runs/NAME)")
+    root = run / "checkpoints"
+    found = {name: root / name for name in ARMS if (root / name).is_dir()}
+    if "adversarial" not in found:
+        steps = [path for path in sorted(root.glob("step-*")) if check_checkpoint(path).get("phase") == "adversarial"]
+        if steps:
+            found["adversarial"] = steps[-1]
+    if not found:
+        raise UserError(f"{run} holds no finished phase yet; train longer, or give another run")
+    for path in found.values():
+        check_checkpoint(path)
+    return {name: found[name] for name in ARMS if name in found}
 
 
 def check_checkpoint(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, tr
 from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import pick_device
-from textgan.training.adversarial import build_discriminator, train_adversarial
+from textgan.training.adversarial import train_adversarial
 from textgan.training.checkpoint import (
     build_generator,
     check_checkpoint,
@@ -34,6 +34,7 @@ from textgan.training.checkpoint import (
     read_pointer,
     write_atomically,
 )
+from textgan.training.critic import build_discriminator
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.interrupt import Interrupt

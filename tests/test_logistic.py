@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgan.metrics.logistic import Features, concatenate, fit_logistic, wide_features
+from textgan.metrics.logistic import Features, concatenate, count_penalty, fit_logistic, wide_features
 from textgan.ops.ngrams import ragged
 
 TEXTS = [[3, 5, 3, 7], [], [5], [7, 3, 5, 3, 7, 9]]
@@ -130,6 +130,28 @@ def test_fit_is_that_of_scikit_learn(l2, form):
     np.testing.assert_allclose(ours.score(form(x)), theirs.decision_function(x.numpy()), atol=1e-5)
     started = fit_logistic(form(x), y, l2, tolerance=1e-9, start=fit_logistic(form(x), y, 3.0))
     np.testing.assert_allclose(started.weights, ours.weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [sparse, lambda x: x])
+def test_a_penalty_is_a_scale_of_its_feature(form):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = problem()
+    penalty = torch.linspace(0.2, 9, x.shape[1], dtype=torch.float64)
+    scaled = (x / penalty.sqrt()).numpy()
+    theirs = linear_model.LogisticRegression(C=0.5, tol=1e-10, solver="newton-cholesky").fit(scaled, y.numpy())
+    ours = fit_logistic(form(x), y, 2.0, penalty=penalty, tolerance=1e-9)
+    np.testing.assert_allclose(ours.weights, theirs.coef_[0] / penalty.sqrt().numpy(), atol=1e-6)
+    np.testing.assert_allclose(ours.score(form(x)), theirs.decision_function(scaled), atol=1e-5)
+    start = fit_logistic(form(x), y, 3.0, penalty=penalty)
+    stopped = fit_logistic(form(x), y, 3.0, penalty=penalty, start=start, max_iter=1)
+    np.testing.assert_allclose(stopped.weights, start.weights, atol=1e-3)  # begins where the other ended
+
+
+def test_count_penalty_is_the_root_of_the_rows_that_hold_a_feature():
+    features = wide_features([[1], [1, 2], [2, 2, 2]], bits=8, max_n=1, gaps=(), pair_span=0)
+    counts = features.dense().sum(0)
+    assert counts.max() == 2
+    assert torch.equal(count_penalty(features), counts.clamp(min=1).sqrt())
 
 
 def test_wide_features_fit_as_their_dense_matrix_does():

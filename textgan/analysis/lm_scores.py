@@ -131,9 +131,9 @@ class KneserNeyScorer:
         self._known = _with_ends(self._held_out, real.units.eos_id) != real.units.unk_id
 
     def signature(self, n: int) -> dict[str, object]:
-        """What moves the values of ``n`` texts."""
+        """What moves the values of ``n`` texts, under one key."""
         model = f"interpolated Kneser-Ney, order {self.order}, three discounts an order"
-        return {"texts": n, "model": model, **self.real_text.signature, "definitions": DEFINITIONS}
+        return {"lm_kn": {"texts": n, "model": model, **self.real_text.signature, "definitions": DEFINITIONS}}
 
     def score(self, texts: Sequence[str], *, groups: int = 0, per_text: bool = False) -> Scores:
         """``lm_kn`` and ``rlm_kn``, nats a token, of at least one text.
@@ -158,14 +158,15 @@ class KneserNeyScorer:
     def real(self, n: int, seed: int = 0) -> Scores:
         """The values of ``n`` real texts: ``lm_kn`` of held-out texts, ``rlm_kn`` of a model of training texts.
 
-        Drawn without replacement by ``seed``; where there are fewer than ``n``, all are taken (``texts`` and
-        ``held_out_texts`` in the signature).
+        Drawn without replacement by ``seed``. Where there are fewer than ``n`` held-out texts, all are taken; where
+        there are fewer training texts, ``rlm_kn`` is left out, for it moves with the number.
         """
         train, held_out = self.real_text.draw(n, seed)
-        forward = self._measure(held_out, 0).values["lm_kn"]
-        reverse = self._measure(train, 0).values["rlm_kn"]
-        signature = {**self.signature(len(train)), "held_out_texts": len(held_out), "seed": seed}
-        return Scores({"lm_kn": forward, "rlm_kn": reverse}, signature)
+        values = {"lm_kn": self._measure(held_out, 0).values["lm_kn"]}
+        if len(train) == n:
+            values["rlm_kn"] = self._measure(train, 0).values["rlm_kn"]
+        signature = {**self.signature(n)["lm_kn"], "held_out_texts": len(held_out), "seed": seed}
+        return Scores(values, {"lm_kn": signature})
 
     def _measure(self, rows: list[list[int]], groups: int) -> Scores:
         texts = ragged(rows, self.device)

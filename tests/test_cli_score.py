@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from textgan.cli.score import score
 from textgan.errors import UserError
-from textgan.metrics.suite import METRICS, Scorer
+from textgan.metrics.suite import FULL_METRICS, Scorer
 
 LINES = ["the fox sat in the sun .", "the fox ran .", "a bear sat in the rain ."]
 OTHERS = ["the bear ran in the rain .", "a fox sat ."]
@@ -35,8 +35,9 @@ def write(tmp_path):
 def test_json_is_the_scorers_values(write):
     texts, references, train = write("t.txt", LINES), write("r.txt", OTHERS), write("train.txt", LINES[:1])
     result = run(texts, "--references", references, "--train", train, "--json")
-    expected = Scorer(OTHERS, LINES[:1]).score(LINES)
-    assert json.loads(result.stdout) == {"metrics": expected.values, "signature": expected.signature}
+    expected = Scorer(OTHERS, LINES[:1], full=True).score(LINES)
+    found = json.loads(result.stdout)
+    assert found == {"metrics": expected.values, "intervals": {}, "signature": expected.signature}
     assert result.stderr == ""
 
 
@@ -53,9 +54,12 @@ def test_options_reach_the_scorer(write):
         3,
         "--device",
         "cpu",
+        "--token-budget",
+        30,
         "--json",
     )
-    expected = Scorer([line.upper() for line in OTHERS], tokenize="chars", lowercase=True).score(LINES)
+    references = [line.upper() for line in OTHERS]
+    expected = Scorer(references, tokenize="chars", lowercase=True, full=True, token_budget=30).score(LINES)
     assert json.loads(result.stdout)["metrics"] == expected.values
 
 
@@ -68,13 +72,37 @@ def test_without_references_bleu_is_absent(write):
 def test_table(write):
     texts, references = write("t.txt", LINES), write("r.txt", OTHERS)
     lines = run(texts, "--references", references).stdout.splitlines()
-    values = Scorer(OTHERS).score(LINES).values
+    values = Scorer(OTHERS, full=True).score(LINES).values
     assert lines[0].split() == ["metric", "value", "meaning"]
     for line, (name, value) in zip(lines[1:], values.items(), strict=False):
         assert line.split()[:2] == [name, f"{value:.4f}"]
         assert len(line.split()) > 5  # says what it means
     assert lines[len(values) + 1] == ""
     assert lines[-1].startswith("signature: texts=3 references=2 ")
+
+
+def test_intervals(write):
+    lines = [
+        f"the {animal} sat in the {place} ." for animal in ("fox", "bear") for place in ["sun", "rain", "wood"]
+    ] * 5
+    texts, references, train = write("t.txt", lines), write("r.txt", LINES), write("train.txt", OTHERS)
+    arguments = (texts, "--references", references, "--train", train)
+    scores = Scorer(LINES, OTHERS, full=True).score(lines, groups=20, per_text=True)
+    expected = {name: [low, high] for name, (_, low, high) in scores.intervals().items()}
+    found = json.loads(run(*arguments, "--json").stdout)
+    assert found["metrics"] == scores.values
+    assert found["intervals"] == expected
+    assert set(expected) == set(scores.values)
+    table = {line.split()[0]: line.split() for line in run(*arguments).stdout.splitlines() if line}
+    assert table["metric"][1:5] == ["value", "95", "%", "interval"]
+    low, high = expected["self_bleu_3"]
+    assert table["self_bleu_3"][1:5] == [f"{scores.values['self_bleu_3']:.4f}", f"{low:.4f}", "to", f"{high:.4f}"]
+    assert json.loads(run(*arguments, "--json", "--no-intervals").stdout)["intervals"] == {}
+    assert "interval" not in run(*arguments, "--no-intervals").stdout.splitlines()[0]
+    other = write("other.txt", lines[::-1])
+    table = {line.split()[0]: line.split() for line in run(texts, other).stdout.splitlines() if line}
+    assert table["self_bleu_3"][2] == f"±{(high - low) / 2:.4f}"
+    assert len(table["distinct_4"][1:5]) == 4
 
 
 def test_several_files_side_by_side(write):
@@ -89,13 +117,13 @@ def test_several_files_side_by_side(write):
     assert "--limit 1" in result.stderr
     files = json.loads(run(first, second, "--json").stdout)["files"]
     assert set(files) == {str(first), str(second)}
-    assert set(files[str(first)]["metrics"]) <= set(METRICS)
+    assert set(files[str(first)]["metrics"]) <= set(FULL_METRICS)
     assert files[str(second)]["signature"]["texts"] == 1
 
 
 def test_standard_input(write):
     stdin = "\n".join(LINES)
-    expected = Scorer().score(LINES).values
+    expected = Scorer(full=True).score(LINES).values
     assert json.loads(run("-", "--json", stdin=stdin).stdout)["metrics"] == expected
     with pytest.raises(UserError, match="given more than once"):
         run("-", "--references", "-", stdin=stdin)
@@ -115,7 +143,7 @@ def test_standard_input(write):
 )
 def test_what_a_line_is(write, content, texts):
     result = run(write("t.txt", content), "--json")
-    assert json.loads(result.stdout)["metrics"] == Scorer().score(texts).values
+    assert json.loads(result.stdout)["metrics"] == Scorer(full=True).score(texts).values
     blank = sum(not text.strip() for text in texts)
     assert (f"{blank} of {len(texts)} lines are blank" in result.stderr) == (blank > 0)
 

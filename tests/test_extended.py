@@ -17,6 +17,7 @@ from textgan.metrics import nearest
 from textgan.metrics.extended import first_tokens
 from textgan.metrics.joint import ms_jaccard
 from textgan.metrics.lengths import length_distance
+from textgan.metrics.meanings import BETTER, MEANINGS
 from textgan.metrics.openings import first_sentence
 from textgan.metrics.suite import FULL_METRICS, METRICS, Scorer, better, meaning
 from textgan.metrics.zipf import zipf_exponent
@@ -273,3 +274,16 @@ def test_values_are_the_same_on_a_gpu():
         assert there.groups[name] == pytest.approx(values, abs=1e-12)
     for name, values in here.per_text.items():
         assert there.per_text[name] == pytest.approx(values, abs=1e-12, nan_ok=True)
+
+
+def test_every_metric_has_a_meaning_and_a_direction():
+    assert MEANINGS.keys() == BETTER.keys()
+    for name in ("frechet_inf_minilm", "mmd_p_hf", "c2st_auc", "rlm_kn", "lm_neural", "c2st_acc_lm", "bleu_b_5"):
+        assert len(meaning(name)) > 20
+        assert "{" not in meaning(name)
+    assert "(MiniLM)" in meaning("frechet_minilm")
+    assert "(wide n-gram classifier)" in meaning("c2st_acc")
+    # Each says which way is better, in words, as the sign does.
+    for name, sign in BETTER.items():
+        words = {1: ("higher is", "1 =", "p-value"), -1: ("lower is",), 0: ()}[sign]
+        assert not words or any(word in MEANINGS[name] for word in words) or name == "copies", name

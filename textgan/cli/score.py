@@ -11,8 +11,8 @@ from textgan.errors import UserError
 
 @click.command(short_help="Measure quality and diversity of texts, whoever wrote them.")
 @click.argument("hypotheses", nargs=-1, required=True)
-@click.option("--references", metavar="FILE", help="Held-out real texts: adds BLEU.")
-@click.option("--train", metavar="FILE", help="Training texts: adds novelty and exact copies.")
+@click.option("--references", metavar="FILE", help="Held-out real texts: adds BLEU, MS-Jaccard, lengths.")
+@click.option("--train", metavar="FILE", help="Training texts: adds novelty, copies, nearest text.")
 @click.option(
     "--tokenize",
     type=click.Choice(["words", "whitespace", "chars"]),
@@ -23,17 +23,29 @@ from textgan.errors import UserError
 )
 @click.option("--lowercase", is_flag=True, help="Lower-case everything, references and training texts too.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Score only the first N texts of each file.")
+@click.option(
+    "--token-budget",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens that distinct_budget_n looks at. Default: half of what as many real texts have.",
+)
+@click.option(
+    "--intervals/--no-intervals",
+    default=True,
+    show_default=True,
+    help="95 % intervals: bootstrap for means over texts, else delete-a-group jackknife; needs 20 texts.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_json):
+def score(hypotheses, references, train, tokenize, lowercase, limit, token_budget, intervals, device, as_json):
     """Score the texts in HYPOTHESES, one text a line (UTF-8; `-` is standard input).
 
     Several files are set side by side. Self-BLEU, distinct-n, entropy and the share of unique texts depend on
     the number of texts: compare at the same number (--limit). A blank line is an empty text; it counts, with
     a BLEU of 0.
 
-    With --json, one file gives {"metrics": {...}, "signature": {...}}, several {"files": {NAME: the same}}.
-    A metric that lacks its input (BLEU without --references) is left out.
+    With --json, one file gives {"metrics": {...}, "intervals": {...}, "signature": {...}}, several
+    {"files": {NAME: the same}}. A metric that lacks its input (BLEU without --references) is left out.
     """
     if [*hypotheses, references, train].count("-") > 1:
         raise UserError("`-` (standard input) was given more than once, but can be read only once")
@@ -48,14 +60,37 @@ def score(hypotheses, references, train, tokenize, lowercase, limit, device, as_
     from textgan.metrics.suite import Scorer
     from textgan.ops.devices import pick_device
 
-    scorer = Scorer(reference_texts, train_texts, tokenize=tokenize, lowercase=lowercase, device=pick_device(device))
-    results = {path: scorer.score(lines) for path, lines in texts.items()}
+    scorer = Scorer(
+        reference_texts,
+        train_texts,
+        tokenize=tokenize,
+        lowercase=lowercase,
+        device=pick_device(device),
+        full=True,
+        token_budget=token_budget,
+    )
+    results = {path: _measure(scorer, lines, intervals) for path, lines in texts.items()}
     if as_json:
-        objects = {path: {"metrics": r.values, "signature": r.signature} for path, r in results.items()}
+        objects = {path: _as_json(*result) for path, result in results.items()}
         whole = objects[hypotheses[0]] if len(hypotheses) == 1 else {"files": objects}
         click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(_table(results)))
+
+
+def _measure(scorer, lines: list[str], intervals: bool) -> tuple:
+    """The scores of the texts, and the 95 % interval of each metric (none where there are too few texts)."""
+    from textgan.metrics.jackknife import GROUPS
+
+    if not intervals or len(lines) < GROUPS:
+        return scorer.score(lines), {}
+    scores = scorer.score(lines, groups=GROUPS, per_text=True)
+    return scores, scores.intervals()
+
+
+def _as_json(scores, intervals: dict) -> dict:
+    bounds = {name: [interval.lower, interval.upper] for name, interval in intervals.items()}
+    return {"metrics": scores.values, "intervals": bounds, "signature": scores.signature}
 
 
 def read_texts(path: str) -> list[str]:
@@ -102,14 +137,22 @@ def read_texts(path: str) -> list[str]:
     return lines
 
 
-def _table(results: dict) -> list[str]:
-    from textgan.metrics.suite import METRICS, meaning
+def _table(results: dict[str, tuple]) -> list[str]:
+    from textgan.metrics.suite import FULL_METRICS, meaning
 
-    heads = ["value"] if len(results) == 1 else _short_names(list(results))
-    names = [name for name in METRICS if any(name in r.values for r in results.values())]
+    alone = len(results) == 1
+    heads = ["value"] if alone else _short_names(list(results))
+    names = [name for name in FULL_METRICS if any(name in scores.values for scores, _ in results.values())]
+    if alone and (intervals := next(iter(results.values()))[1]):
+        heads.append("95 % interval")
     rows = [["metric", *heads, "meaning"]]
     for name in names:
-        cells = [f"{r.values[name]:.4f}" if name in r.values else "-" for r in results.values()]
+        if alone:
+            scores, intervals = next(iter(results.values()))
+            cells = [f"{scores.values[name]:.4f}"]
+            cells += [f"{intervals[name].lower:.4f} to {intervals[name].upper:.4f}"] if intervals else []
+        else:
+            cells = [_cell(scores.values.get(name), intervals.get(name)) for scores, intervals in results.values()]
         rows.append([name, *cells, meaning(name)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads) + 1)]
     lines = []
@@ -117,9 +160,15 @@ def _table(results: dict) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *cells, note]))
     lines.append("")
-    for head, r in zip(heads, results.values(), strict=True):
-        lines.append(("signature: " if len(results) == 1 else f"signature of {head}: ") + r.signature_line())
+    for i, (scores, _) in enumerate(results.values()):
+        lines.append(("signature: " if alone else f"signature of {heads[i]}: ") + scores.signature_line())
     return lines
+
+
+def _cell(value: float | None, interval) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if interval is None else f"{value:.4f} ±{(interval.upper - interval.lower) / 2:.4f}"
 
 
 def _short_names(paths: list[str]) -> list[str]:

@@ -23,6 +23,38 @@ MEANINGS = {
     "zipf": "how fast word frequency falls with rank (higher: fewer words make up the text)",
     "length_w1": "distance of the lengths from those of the references, in tokens (lower is better)",
     "truncated": "share of texts cut short by the length limit (lower is better)",
+    "frechet": "Fréchet distance of the texts' embeddings ({x}) from the references' (lower is better)",
+    "frechet_inf": "the same for infinitely many texts ({x}), extrapolated (lower is better)",
+    "mmd": "squared maximum mean discrepancy of embeddings ({x}), unbiased: about 0 for real text (lower is better)",
+    "mmd_p": "p-value of that under the hypothesis that texts and references are alike ({x})",
+    "mauve": "area under the divergence frontier of quantised embeddings ({x}): quality and diversity (1 = as real)",
+    "vendi": "effective number of different texts by their embeddings ({x}) (higher is more diverse)",
+    "c2st_acc": "share that a classifier tells right, texts from real ones ({x}) (0.5 = cannot; lower is better)",
+    "c2st_auc": "how often it ranks a real text above a generated one ({x}) (0.5 = cannot; lower is better)",
+    "nll": "negative log-likelihood of held-out text at temperature 1, nats a token (lower is better)",
+    "nll_known": "the same over held-out texts without <unk>, nats a token (lower is better)",
+    "nll_text": "the same, nats a text (lower is better)",
+    "nll_gen": "negative log-likelihood of training text at temperature 1, nats a token",
+    "nll_div": "negative log-likelihood of the samples under the model itself, nats a token (higher is more diverse)",
+    "nll_oracle": "negative log-likelihood of the samples under the true distribution, nats a token (lower is better)",
+    "nll_true": "negative log-likelihood of valid samples under the truth, nats a text (compare with its entropy)",
+    "lm": "LM score: the samples under a language model of real text ({x}), nats a token (lower is better)",
+    "rlm": "reverse LM score: held-out text under an LM of the samples ({x}), nats a token (lower is better)",
+    "rlm_neural_sd": "standard deviation of rlm_neural over the seeds of that language model",
+    "valid": "share of samples that the source of the corpus can write (higher is better)",
+    "kl_to_model": "KL(truth || model), nats a text (lower is better; 0 is perfect)",
+    "kl_from_model": "KL(model || truth) over valid samples, nats a text (lower is better; 0 is perfect)",
+}
+
+# What a number was computed with, in words; without a word in its name it is the classifier of word n-grams.
+_BY = {
+    "": "wide n-gram classifier",
+    "ngrams": "word n-grams",
+    "minilm": "MiniLM",
+    "lm": "language model",
+    "hf": "Hugging Face encoder",
+    "kn": "Kneser-Ney",
+    "neural": "neural",
 }
 
 # +1: higher is better, -1: lower is better; 0: neither, real text is the mark.
@@ -54,12 +86,12 @@ BETTER = {
     "c2st_acc": -1,
     "c2st_auc": -1,
     "nll": -1,
+    "nll_known": -1,
     "nll_text": -1,
     "nll_gen": 0,
     "nll_div": 1,
     "nll_oracle": -1,
     "nll_true": 0,
-    "ppl": -1,
     "lm": -1,
     "rlm": -1,
     "rlm_neural_sd": 0,
@@ -101,7 +133,7 @@ def meaning(name: str) -> str:
         KeyError: no metric of that name is known.
     """
     key, suffix = _known(name, MEANINGS)
-    return MEANINGS[key].format(n=suffix, x=suffix)
+    return MEANINGS[key].format(n=suffix, x=_BY.get(suffix, suffix))
 
 
 def better(name: str) -> int:
@@ -119,7 +151,7 @@ def _known(name: str, table: dict) -> tuple[str, str]:
     """The entry that a name belongs to, and what its name has behind it."""
     if name in table:
         return name, ""
-    stem = re.sub(r"_(\d+|ngrams|minilm|lm|hf|kn|neural)$", "", name)
+    stem = re.sub(rf"_(\d+|{'|'.join(filter(None, _BY))})$", "", name)
     if stem == name or stem not in table:
         raise KeyError(f"{name} is no metric that is known")
     return stem, name[len(stem) + 1 :]

@@ -230,7 +230,7 @@ class Scorer:
         if not self.full:
             return {"texts": n, **self._signature}
         settings = {"token_budget": self._budget(n), "zipf_ranks": RANKS, "nearest_order": ORDER}
-        return {"texts": n, **settings, **self._signature}
+        return {"texts": n, **self._signature, **settings}
 
     def real(self, n: int, seed: int = 0) -> Scores:
         """The same metrics for ``n`` real texts: the lines to draw beside a model's values.

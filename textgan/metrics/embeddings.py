@@ -6,8 +6,6 @@ values of the set without group g, text i being in group ``i % groups``. The rea
 
 from torch import Tensor
 
-GROUPS = 20
-
 
 def check_embeddings(x: Tensor, y: Tensor | None = None, least: int = 1) -> None:
     """Raises ValueError unless these are finite embeddings (N, D) and (M, D), of at least so many texts each."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgan.metrics.embeddings import GROUPS, check_embeddings
+from textgan.metrics.embeddings import check_embeddings
+from textgan.metrics.jackknife import GROUPS
 
 PARTS = (1, 2, 4)
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgan.metrics.embeddings import GROUPS, check_embeddings
+from textgan.metrics.embeddings import check_embeddings
+from textgan.metrics.jackknife import GROUPS
 
 SCALE = 5.0  # the paper's c
 VARIANCE = 0.9

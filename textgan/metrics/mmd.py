@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgan.metrics.embeddings import GROUPS, check_embeddings
+from textgan.metrics.embeddings import check_embeddings
+from textgan.metrics.jackknife import GROUPS
 
 BLOCK = 2048
 MEDIAN_TEXTS = 2000

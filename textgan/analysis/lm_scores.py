@@ -174,7 +174,7 @@ class KneserNeyScorer:
         values = {"lm_kn": (nats.sum() / tokens.sum()).item(), "rlm_kn": self._reverse(self._fit(texts))}
         without = {}
         if groups:
-            without["lm_kn"] = _quotients_without(nats, tokens, groups)
+            without["lm_kn"] = quotients_without(nats, tokens, groups)
             models = fit_without_groups(texts, groups, **self._shape())
             without["rlm_kn"] = np.array([self._reverse(model) for model in models])
         each = {"lm_kn_nats": nats.cpu().numpy(), "lm_kn_tokens": tokens.cpu().numpy()}
@@ -194,7 +194,7 @@ class KneserNeyScorer:
         return (torch.log1p(-unknown.exp()) - known)[self._known].mean().item()
 
 
-def _quotients_without(nats: Tensor, tokens: Tensor, groups: int) -> np.ndarray:
+def quotients_without(nats: Tensor, tokens: Tensor, groups: int) -> np.ndarray:
     """Sum of ``nats`` over that of ``tokens``, both (N,), without the texts of each group, (groups,)."""
     group = torch.arange(len(nats), device=nats.device) % groups
     above = nats.new_zeros(groups).index_add_(0, group, nats)

@@ -15,7 +15,7 @@ import torch
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.training import checkpoint, run
-from textgan.training.checkpoint import load_for_sampling, load_state, load_weights, read_pointer
+from textgan.training.checkpoint import arms, load_for_sampling, load_state, load_weights, read_pointer
 from textgan.training.experiment import Experiment
 from textgan.training.logging import RunLogger
 from textgan.training.progress import Progress
@@ -34,7 +34,7 @@ def few(tmp_path_factory):
     text.write_text("\n".join(f"{a} {b} {c} ." for a in "abcd" for b in "abcde" for c in "abcde"))
     return [
         "threads=1", f"data.source={text}", "generator.block_size=8", "mle.max_steps=2", "mle.lr=0.1", "mle.ema=0",
-        "adversarial.max_steps=2", "adversarial.batch_size=4", "adversarial.d_pretrain_steps=1",
+        "adversarial.max_steps=2", "adversarial.batch_size=4", "adversarial.d_pretrain_steps=1", "log_every=1",
         "adversarial.max_nll_rise=none", "adversarial.lr=0.5", "adversarial.ema=0",
         "evaluation.every=1", "evaluation.samples=4", "evaluation.final_samples=4",
         "checkpoint.every=1", "checkpoint.keep_last=1",
@@ -49,12 +49,14 @@ def everything(folder: Path) -> dict:
     """What must be the same bits: the log, the results, the pointers and each checkpoint that they name."""
     results = json.loads((folder / "results.json").read_text())
     root = folder / "checkpoints"
-    kept = {name: read_pointer(root, name) for name in ("best", "last")}
+    kept = {name: read_pointer(root, name) for name in ("best", "last", "best-continued")}
+    beside = folder / "continued" / "metrics.jsonl"
     return {
         "metrics": (folder / "metrics.jsonl").read_bytes(),
+        "beside": beside.read_bytes() if beside.exists() else None,
         "results": {key: value for key, value in results.items() if key != "run"},
         "pointers": kept,
-        "weights": {name: plain(load_weights(root / name)) for name in ("mle", *kept.values())},
+        "weights": {name: plain(load_weights(root / name)) for name in {*arms(folder), *kept.values()} if name},
         "state": plain(load_state(root / kept["last"])),
     }
 

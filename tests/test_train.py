@@ -12,7 +12,8 @@ from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
 from textgan.training import adversarial, mle, run, seeding
-from textgan.training.checkpoint import find_checkpoint, load_for_sampling, load_state
+from textgan.training.checkpoint import POINTERS, arms, find_checkpoint, load_for_sampling
+from textgan.training.critic import load_critic
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, TrainingDiverged
 from textgan.training.progress import Progress
@@ -24,8 +25,10 @@ def config(*overrides: str) -> Config:
     return load_config(SMOKE, ["threads=1", *overrides])
 
 
-def weights(folder: Path, prefer: str = "last") -> dict[str, torch.Tensor]:
-    return load_for_sampling(find_checkpoint(folder, prefer=prefer)).generator.state_dict()
+def weights(folder: Path, name: str | None = None) -> dict[str, torch.Tensor]:
+    """Of an arm (none: the adversarial one), or of what a pointer names."""
+    path = find_checkpoint(folder, prefer=name) if name in POINTERS else arms(folder)[name or "adversarial"]
+    return load_for_sampling(path).generator.state_dict()
 
 
 def same(a: dict, b: dict) -> bool:
@@ -53,7 +56,10 @@ def test_a_run_leaves_a_folder_that_explains_itself(whole):
     steps = [record["step"] for record in records(folder)]
     assert steps == sorted(steps)
     assert steps[-1] == 10  # one axis over both phases: 6 + 4 generator updates
-    assert {"mle", "adversarial"} <= set(results["phases"])
+    assert {"mle", "adversarial", "continued"} <= set(results["phases"])
+    beside = [json.loads(line)["step"] for line in (folder / "continued" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(beside)) == [7, 8, 9, 10]
+    assert len(list(folder.rglob("events.out.tfevents*"))) == 3  # its own, real text, the continuation
     signature = results["signature"]
     assert (signature["texts"], signature["references"], signature["train"]) == (16, 20, 400)
     drawn = {"temperature": 1.0, "unk": "never drawn", "max_new_tokens": 96, "seed": 1234}
@@ -66,7 +72,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(whole, tmp_
     folder, _ = whole
     run.train(config(), tmp_path / "again")
     assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    assert same(weights(folder), weights(tmp_path / "again"))
+    for arm in arms(folder):
+        assert same(weights(folder, arm), weights(tmp_path / "again", arm))
     run.train(config("seed=1"), tmp_path / "other")
     assert not same(weights(folder), weights(tmp_path / "other"))
 
@@ -75,7 +82,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the program may catch it."""
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 10])
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path, monkeypatch, step):
     folder, _ = whole
     advance, counted = Progress.advance, []
@@ -94,12 +101,12 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path, mon
         with pytest.raises(UserError, match="no checkpoint yet"):
             load_for_sampling(tmp_path / "run")
     run.train(config(), tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    assert same(weights(folder), weights(tmp_path / "run"))
-    assert same(weights(folder, "best"), weights(tmp_path / "run", "best"))
-    ours, theirs = (load_state(find_checkpoint(f, prefer="last")) for f in (tmp_path / "run", folder))
-    critic = ours["players"]["discriminator"]
-    assert all(torch.equal(critic[name], theirs["players"]["discriminator"][name]) for name in critic)
+    for log in ("metrics.jsonl", "continued/metrics.jsonl"):
+        assert (tmp_path / "run" / log).read_bytes() == (folder / log).read_bytes()
+    for name in ("mle", "adversarial", "continued", "best", "last"):
+        assert same(weights(folder, name), weights(tmp_path / "run", name)), name
+    ours, theirs = (load_critic(f)[0].state_dict() for f in (tmp_path / "run", folder))
+    assert same(ours, theirs)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole):
@@ -164,6 +171,7 @@ ADVERSARIAL = [
     "adversarial.weight_decay=0.5",
     "adversarial.weight_decay_d=3",
     "adversarial.grad_clip=0.01",
+    "adversarial.calibrate=false",
     "adversarial.ema=0",
     "adversarial.mle_weight=0.5",
     "adversarial.kl_weight=10",
@@ -191,6 +199,7 @@ ADVERSARIAL = [
 def base(whole, tmp_path_factory):
     """Settings of an adversarial phase alone, and the folder of a run with them."""
     settings = ["mle=none", f"adversarial.init_from={whole[0]}/checkpoints/mle", "evaluation.every=4"]
+    settings += ["adversarial.continuation=none"]
     folder = tmp_path_factory.mktemp("runs") / "base"
     run.train(config(*settings), folder)
     return settings, folder
@@ -207,6 +216,7 @@ def test_every_adversarial_option_trains_and_moves_the_weights(base, tmp_path, o
 def test_hops_change_the_soft_gradient(whole, tmp_path):
     folder, _ = whole
     settings = ["mle=none", f"adversarial.init_from={folder}/checkpoints/mle", "adversarial.estimator=soft"]
+    settings += ["adversarial.continuation=none"]
     for hops in (0, 2):
         run.train(config(*settings, f"adversarial.hops={hops}"), tmp_path / str(hops))
     assert not same(weights(tmp_path / "0"), weights(tmp_path / "2"))
@@ -286,7 +296,7 @@ def test_divergence_stops_with_the_evidence_and_the_way_back(tmp_path, monkeypat
     assert "grad_norm" in message
     last = find_checkpoint(tmp_path / "run", prefer="last")
     assert str(last) in message
-    assert all(t.isfinite().all() for t in weights(tmp_path / "run").values())
+    assert all(t.isfinite().all() for t in weights(tmp_path / "run", "last").values())
 
 
 def test_the_limit_on_dev_nll_counts_from_the_parent(tmp_path, monkeypatch):
@@ -319,7 +329,11 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
     monkeypatch.setattr(
         BatchPlan, "indices", lambda self, step: batches.setdefault(self, []).append(step) or indices(self, step)
     )
-    run.train(config("adversarial.d_steps=2", "adversarial.gradient_penalty=1", "adversarial.accumulate=2"), tmp_path)
+    options = ["adversarial.d_steps=2", "adversarial.gradient_penalty=1", "adversarial.accumulate=2"]
+    options += [
+        "adversarial.continuation=none"
+    ]  # which takes the batches and noise of the adversarial phase on purpose
+    run.train(config(*options), tmp_path)
     assert len(drawn) > 60
     assert len(set(drawn)) == len(drawn)
     assert list(batches.values()) == [list(range(n)) for n in (6, 2 + 4 * 2, 4)]  # MLE; critic, pretraining first; G

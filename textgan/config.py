@@ -176,6 +176,16 @@ class Adversarial(Section):
     penalty_every: Positive = Field(1, description="compute the penalties every so many D updates (weights scale up)")
     replay_batches: NotNegative = Field(0, description="past fake batches kept for the discriminator; 0: off")
     replay_share: Share = Field(0.5, description="share of a D batch drawn from them")
+    calibrate: bool = Field(
+        True,
+        description="at the end, fit the softmax temperature and the <unk> bias on dev and fold both in; also of the "
+        "continuation and of a parent that was not calibrated yet",
+    )
+    continuation: Literal["steps", "tokens", "seconds"] | None = Field(
+        None,
+        description="train a baseline of equal cost beside: from the same parent by MLE alone, for as many updates, "
+        "tokens through the generator (real ones learned from, and sampled ones), or seconds; none: off",
+    )
     patience: NotNegative = Field(0, description="stop after this many evaluations without a better dev NLL; 0: never")
     max_nll_rise: Weight | None = Field(
         0.5, description="stop when dev NLL is this far above the parent's, nats a token; none: never"
@@ -263,6 +273,11 @@ class Config(Section):
                 raise ValueError(
                     f"adversarial.token_weight={self.adversarial.token_weight} needs scores token by token, "
                     "which discriminator.kind=cnn has not; set it to 0 or take kind: transformer"
+                )
+            if self.mle is not None and self.mle.calibrate != self.adversarial.calibrate:
+                raise ValueError(
+                    f"mle.calibrate={self.mle.calibrate} but adversarial.calibrate={self.adversarial.calibrate}: one "
+                    "would win by being calibrated alone; set both alike"
                 )
         if self.mle is not None and self.mle.batch_size % self.mle.accumulate:
             raise ValueError(

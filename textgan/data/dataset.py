@@ -143,12 +143,13 @@ class BatchPlan:
     """The order of training batches as a pure function of (seed, step).
 
     Every epoch holds each row once. Rows are shuffled, sorted by length inside windows of about fifty
-    batches, cut into batches, and the batches are shuffled; one batch of an epoch is smaller where
-    `batch_size` does not divide the rows. There is no state to save: a resumed run needs its step alone.
+    batches (unless `by_length` is False), cut into batches, and the batches are shuffled; one batch of an
+    epoch is smaller where `batch_size` does not divide the rows. There is no state to save: a resumed run
+    needs its step alone.
     """
 
-    def __init__(self, lengths: torch.Tensor, batch_size: int, seed: int):
-        """lengths: (N,) of the rows; seed: not negative."""
+    def __init__(self, lengths: torch.Tensor, batch_size: int, seed: int, *, by_length: bool = True):
+        """lengths: (N,) of the rows; seed: not negative; by_length: sort inside windows (False: batches at random)."""
         if len(lengths) == 0:
             raise UserError("there are no texts to train on")
         if batch_size < 1:
@@ -156,6 +157,7 @@ class BatchPlan:
         self._lengths = lengths.cpu().numpy()
         self._batch_size = batch_size
         self._seed = seed
+        self._by_length = by_length
         self._epoch = -1
         self.batches_per_epoch = -(-len(lengths) // batch_size)
 
@@ -173,8 +175,9 @@ class BatchPlan:
     def _shuffle(self, epoch: int) -> tuple[torch.Tensor, np.ndarray]:
         rng = np.random.default_rng([self._seed, epoch])
         rows = rng.permutation(len(self._lengths))
-        window = np.arange(len(rows)) // (WINDOW_BATCHES * self._batch_size)
-        rows = rows[np.lexsort((self._lengths[rows], window))]
+        if self._by_length:
+            window = np.arange(len(rows)) // (WINDOW_BATCHES * self._batch_size)
+            rows = rows[np.lexsort((self._lengths[rows], window))]
         return torch.from_numpy(rows), rng.permutation(self.batches_per_epoch)
 
 

@@ -19,8 +19,10 @@ from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.generator import Generator
 from textgan.ops.relaxation import FEEDBACK, tau_at
 from textgan.sampling.rollout import Rollout, rollout, sample_ids, sample_soft
+from textgan.training.cost import Spent
 from textgan.training.critic import build_discriminator
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finish import finish_phase
 from textgan.training.objectives import critic_penalty, gan_loss, kl_to_parent, mean_entropy, mle_loss, split
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
 from textgan.training.progress import Progress
@@ -39,26 +41,30 @@ class Players:
     optimizer_d: torch.optim.Optimizer
     replay: Replay
     selection: Selection
+    spent: Spent
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in vars(self).items():
-            part.load_state_dict(state[name])
+            if name in state:  # checkpoints from before costs were counted can be gone on with
+                part.load_state_dict(state[name])
 
 
 def train_adversarial(
     run: Experiment, parent: Generator, start: int, resumed: dict[str, Any] | None
 ) -> tuple[Generator, int]:
-    """Run the adversarial phase from ``parent`` at step ``start``; returns the average weights and the step.
+    """Run the adversarial phase from ``parent`` at step ``start``; returns the calibrated average and the step.
 
     ``parent`` is left as it is: it anchors the KL term and the limit on dev NLL.
     """
     config, settings = run.config, run.config.adversarial
     players = set_up(run, parent)
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
-    plan_d = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real-d"))
+    plan_d = BatchPlan(  # batches of one length would let it judge by length against fakes of all lengths
+        run.train.lengths, settings.batch_size, stream_seed(config.seed, "real-d"), by_length=False
+    )
     parent_nll = run.evaluator.likelihood(parent, run.dev)["quality/nll"]
     step, end, too_far = start, start + settings.max_steps, False
     if resumed:
@@ -72,11 +78,12 @@ def train_adversarial(
             done = step - start
             tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)
             schedule = {"schedule/tau": tau, **set_rates(players, settings, done)}
-            for k in range(done * settings.d_steps, (done + 1) * settings.d_steps):
-                real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
-                found = discriminator_step(run, players, real, ("d", k), k)
-            real = run.train.batch(plan.indices(done)).to(run.device)
-            found |= generator_step(run, players, parent, real, tau, done)
+            with players.spent.clock():
+                for k in range(done * settings.d_steps, (done + 1) * settings.d_steps):
+                    real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
+                    found = discriminator_step(run, players, real, ("d", k), k)
+                real = run.train.batch(plan.indices(done)).to(run.device)
+                found |= generator_step(run, players, parent, real, tau, done)
             step += 1
             progress.advance()
 
@@ -99,7 +106,7 @@ def train_adversarial(
             if best or step % config.checkpoint.every == 0 or stopping or step == end:
                 run.check_finite(step, **found)
                 run.save(
-                    f"step-{step:08d}",
+                    run.step_name(step),
                     generator=players.average.module,
                     phase="adversarial",
                     step=step,
@@ -111,12 +118,14 @@ def train_adversarial(
                         "players": players.state_dict(),
                     },
                     metrics=values,
-                    best=best,
+                    best=run.step_name(step) if best else None,
                 )
             if interrupted:
                 raise KeyboardInterrupt
     report_stop(run, players.selection, too_far, step, parent_nll)
-    return players.average.module, step
+    end = copy.deepcopy(players.average.module).requires_grad_(False).eval()
+    kept = {"discriminator": players.discriminator.state_dict(), "spent": players.spent.state_dict()}
+    return finish_phase(run, "adversarial", end, step, kept), step
 
 
 def set_up(run: Experiment, parent: Generator) -> Players:
@@ -133,6 +142,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         optimizer_d=adamw(discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d),
         replay=Replay(settings.replay_batches, settings.replay_share),
         selection=Selection(settings.patience),
+        spent=Spent(settings.continuation == "seconds", run.device),
     )
 
 
@@ -159,7 +169,8 @@ def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -
     with Progress("discriminator", total=settings.d_pretrain_steps) as progress:
         for k in range(settings.d_pretrain_steps):
             real = run.train.batch(plan.indices(k)).to(run.device)
-            found = discriminator_step(run, players, real, ("d-pretrain", k), k)
+            with players.spent.clock():
+                found = discriminator_step(run, players, real, ("d-pretrain", k), k)
             progress.advance()
             if (k + 1) % run.config.log_every == 0:
                 progress.show(d_loss=float(found["d_loss"]), d_acc=float(found["d_acc"]))
@@ -184,6 +195,7 @@ def discriminator_step(
             eos_id=run.tokenizer.eos_id,
             rng=stream(run.device, seed, "fakes", *name),
         )
+    players.spent.tokens += lengths.sum()
     ids, lengths = players.replay.mix(
         ids, lengths, size, eos_id=run.tokenizer.eos_id, rng=stream("cpu", seed, "replay", *name)
     )
@@ -223,6 +235,8 @@ def generator_step(
     found = {
         name: 0.0 for name, weight in (("mle_loss", settings.mle_weight), ("kl_parent", settings.kl_weight)) if weight
     }
+    if found:
+        players.spent.tokens += real.lengths.sum()
     players.optimizer.zero_grad()
     seed_dropout(seed, "g", done)
     generator.train()
@@ -285,6 +299,7 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
         found["g_loss"] += weight * loss.detach()
         found["entropy"] += weight * mean_entropy(fake.logits.detach(), fake.lengths)
         found["fake_length"] += weight * fake.lengths.float().mean()
+        players.spent.tokens += fake.lengths.sum()
     discriminator.requires_grad_(True)
     return found
 

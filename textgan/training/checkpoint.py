@@ -7,7 +7,11 @@
                                  state.pt            what resuming needs beside: raw weights, optimisers, ...
                                  meta.json           format version, step, phase, metrics, data fingerprint
     checkpoints/mle/             the end of the MLE phase (the parent of an adversarial phase), calibrated
-    checkpoints/last, best       one line: the name of a folder
+    checkpoints/adversarial/     the end of the adversarial phase, calibrated; its state holds the discriminator
+    checkpoints/continued/       the end of maximum likelihood gone on with at equal cost, calibrated
+    checkpoints/...-best/        of one of these two phases, where another step had the best dev NLL; calibrated
+    checkpoints/continued-step-00000200/             a step of the continuation
+    checkpoints/last, best       one line: the name of a folder (best-continued: the same for the continuation)
 
 A folder is written beside, flushed to disk, and renamed; a pointer likewise. No pickle is executed: weights
 are safetensors, ``state.pt`` is read with ``weights_only=True``.
@@ -33,7 +37,8 @@ from textgan.errors import UserError
 from textgan.models.generator import Generator
 
 FORMAT = 1
-POINTERS = ("best", "last")
+POINTERS = ("best", "last")  # what a run may mean when its name is given
+ALL_POINTERS = (*POINTERS, "best-continued")
 ARMS = ("mle", "adversarial", "continued")
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
 
@@ -133,15 +138,16 @@ def point(folder: Path, name: str) -> None:
 
 
 def prune(root: Path, keep_last: int) -> None:
-    """Delete all but the newest ``keep_last`` step folders; what a pointer names and ``mle`` stay.
+    """Delete all but the newest ``keep_last`` step folders of each kind; what a pointer names and the arms stay.
 
     What kills left half written or half deleted goes too.
     """
-    pointed = {read_pointer(root, name) for name in POINTERS}
-    steps = sorted(path for path in root.glob("step-*") if path.is_dir())
-    for path in steps[:-keep_last]:
-        if path.name not in pointed:
-            shutil.rmtree(path)
+    pointed = {read_pointer(root, name) for name in ALL_POINTERS}
+    for kind in ("step-*", "continued-step-*"):
+        steps = sorted(path for path in root.glob(kind) if path.is_dir())
+        for path in steps[:-keep_last]:
+            if path.name not in pointed:
+                shutil.rmtree(path)
     for path in root.glob(".*"):
         if path.is_dir():
             shutil.rmtree(path)

@@ -74,10 +74,19 @@ class Experiment:
     logger: RunLogger
     interrupt: Interrupt
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beside: bool = False  # the continuation, with step folders and a pointer to its best of its own
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def best_pointer(self) -> str:
+        return "best-continued" if self.beside else "best"
+
+    def step_name(self, step: int) -> str:
+        """Name of the checkpoint folder of a step."""
+        return f"{'continued-' if self.beside else ''}step-{step:08d}"
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast of the networks to bfloat16 where the config asks for it."""
@@ -122,15 +131,18 @@ class Experiment:
         step: int,
         state: dict[str, Any],
         metrics: dict[str, float] | None = None,
-        best: bool = False,
+        calibration: dict[str, float] | None = None,
+        best: str | None = None,
+        last: bool = True,
     ) -> Path:
-        """Write checkpoint ``name`` and let ``last`` (and ``best``) point to it; old ones are pruned.
+        """Write checkpoint ``name``, let ``last`` point to it, and the pointer to the best to ``best``; prune old ones.
 
-        The state says where ``best`` points, as a kill can come between the two pointers: see :meth:`restore_best`.
+        The state says where the best is, as a kill can come between the two pointers: see :meth:`restore_best`.
         """
         state = {
             "log_position": self.logger.position(),
-            "best": name if best else read_pointer(self.checkpoints, "best"),
+            "best": best or read_pointer(self.checkpoints, self.best_pointer),
+            "best_pointer": self.best_pointer,
             **state,
         }
         path = save_checkpoint(
@@ -145,19 +157,21 @@ class Experiment:
                 "data": self.corpus.fingerprint,
                 "threads": torch.get_num_threads(),
                 "metrics": metrics or {},
+                "calibration": calibration,
                 "results": self.results,
             },
         )
-        point(path, "last")
+        if last:
+            point(path, "last")
         if best:
-            point(path, "best")
+            point(self.checkpoints / best, self.best_pointer)
         prune(self.checkpoints, self.config.checkpoint.keep_last)
         return path
 
     def restore_best(self, state: dict[str, Any]) -> None:
-        """Let ``best`` point where it did when the checkpoint of ``state`` was whole."""
+        """Let the pointer to the best name what it did when the checkpoint of ``state`` was whole."""
         if state["best"]:
-            point(self.checkpoints / state["best"], "best")
+            point(self.checkpoints / state["best"], state.get("best_pointer", "best"))
 
     def check_finite(self, step: int, **values: Tensor | float) -> dict[str, float]:
         """``values`` as floats; raises :class:`TrainingDiverged` when one of them is no finite number."""

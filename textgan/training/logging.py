@@ -41,7 +41,7 @@ class RunLogger:
     run may hold a logger.
     """
 
-    def __init__(self, folder: Path, *, config: Config, resume: tuple[int, int] | None = None):
+    def __init__(self, folder: Path, *, config: Config, resume: tuple[int, int] | None = None, beside: bool = False):
         """Start the log of a run, or go on with it.
 
         Args:
@@ -49,6 +49,8 @@ class RunLogger:
             config: what the run does; shown on its own page and in the HParams table.
             resume: ``(step, position)`` of the checkpoint that the run goes on from, the latter as
                 :meth:`position` gave it; what was logged after it is taken back.
+            beside: it is of a second arm inside a run's folder: what it would repeat (pages, HParams, real text) is
+                left out of TensorBoard.
 
         Raises:
             UserError: the folder's log is shorter than the checkpoint says, or broken.
@@ -67,7 +69,8 @@ class RunLogger:
         self._purge_step = resume[0] + 1 if resume else 0
         self._writer = self._open(folder)
         self._real_writer: SummaryWriter | None = None
-        if resume is None:
+        self._beside = beside
+        if resume is None and not beside:
             self._introduce(config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -98,7 +101,7 @@ class RunLogger:
         """
         for stage, (step, metrics) in stages.items():
             values = {f"summary/{stage}_{name}": v for name, v in metrics.items() if not name.endswith("_real")}
-            if stage in ("parent", "end"):
+            if stage in ("parent", "end") and not self._beside:
                 shown = {name for headline in HEADLINES for name in (headline, f"{headline}_real")}
                 values |= {f"at_end/{name}": value for name, value in metrics.items() if name in shown}
             for tag in values:
@@ -120,7 +123,7 @@ class RunLogger:
         Only a finished run gets its end on the HParams page: TensorBoard believes the first end that it reads, and
         the others may be resumed.
         """
-        if status == "finished":
+        if status == "finished" and not self._beside:
             end = SessionEndInfo(status=Status.STATUS_SUCCESS, end_time_secs=time.time())
             self._hparams(hparams_metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
         for writer in self._writers():
@@ -148,6 +151,8 @@ class RunLogger:
 
     def _plot(self, step: int, values: Mapping[str, float]) -> None:
         for tag, value in values.items():
+            if tag.endswith("_real") and self._beside:
+                continue
             if tag.endswith("_real"):
                 self._real().add_scalar(tag.removesuffix("_real"), float(value), step)
             else:

@@ -8,9 +8,9 @@ from typing import Any
 
 from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
-from textgan.training.calibrate import calibrate
 from textgan.training.checkpoint import build_generator, fill, find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
@@ -86,7 +86,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
             if best or step % config.checkpoint.every == 0 or stopping:
                 run.check_finite(step, loss=loss, grad_norm=norm)
                 run.save(
-                    f"step-{step:08d}",
+                    run.step_name(step),
                     generator=average.module,
                     phase="mle",
                     step=step,
@@ -99,7 +99,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                         "selection": selection.state_dict(),
                     },
                     metrics=values,
-                    best=best,
+                    best=run.step_name(step) if best else None,
                 )
             if interrupted:
                 raise KeyboardInterrupt
@@ -116,14 +116,8 @@ def finish(run: Experiment, generator: Generator, selection: Selection, step: in
         )
     best = find_checkpoint(run.folder, prefer="best")
     fill(generator, load_weights(best), best)
-    if run.config.mle.calibrate:
-        fitted = calibrate(generator, run.dev, unk_id=run.tokenizer.unk_id, device=run.device)
-        say(
-            "calibrated on dev: softmax temperature {temperature:.3f}, <unk> bias {unk_bias:+.2f}, "
-            "NLL {nll_before:.4f} -> {nll_after:.4f} nats a token".format(**fitted)
-        )
+    entry = finish_arm(run, "mle", generator, step, fit=run.config.mle.calibrate)
     values = run.evaluate(generator, step)
-    run.final_scores("mle", generator, step)
     run.save(
         "mle",
         generator=generator,
@@ -131,6 +125,7 @@ def finish(run: Experiment, generator: Generator, selection: Selection, step: in
         step=step,
         state={"phase": "mle-done", "step": step},
         metrics=values,
-        best=True,
+        calibration=entry["calibration"],
+        best="mle",
     )
     return generator

@@ -86,4 +86,6 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
     lines += [
         f"{name}: {phase['steps']:,} steps, {phase['epochs']:.1f} epochs" for name, phase in facts["phases"].items()
     ]
+    if "continuation" in facts:
+        lines.append(f"continued: maximum likelihood from the same parent, for as many {facts['continuation']}")
     return "\n".join(lines)

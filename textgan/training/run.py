@@ -4,6 +4,7 @@ runs/NAME/   config.yaml, tokenizer.json      what was run
              checkpoints/                     see checkpoint.py
              events.out.tfevents...           TensorBoard
              metrics.jsonl                    every logged value, bit-equal when resumed
+             continued/                       the log of the MLE continuation, where there is one
              timing.jsonl                     rates and times
              results.json                     the final table, with the signature of its metrics
 """
@@ -34,9 +35,11 @@ from textgan.training.checkpoint import (
     read_pointer,
     write_atomically,
 )
+from textgan.training.continuation import continue_mle
 from textgan.training.critic import build_discriminator
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
+from textgan.training.finish import finish_arm
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger, flatten
 from textgan.training.mle import train_mle
@@ -72,8 +75,9 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
         make_folder(folder)
         write_atomically(folder / "config.yaml", dump_config(config))
         save_tokenizer(tokenizer, folder / "tokenizer.json")
-    resumed_at = (state["step"], state["log_position"]) if state else None
+    resumed_at = None
     if state:
+        resumed_at = state.get("run_log") or (state["step"], state["log_position"])
         say(f"resuming {folder} at step {state['step']}")
     with Interrupt() as interrupt:
         logger = RunLogger(folder, config=config, resume=resumed_at)
@@ -147,32 +151,40 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
         generator, step = train_mle(run, state)
     elif phase is None:
         generator, step = adopt_parent(run)
-    else:  # the parent of an adversarial phase under way, or the end of everything
+    else:  # the parent of a later phase under way, or the end of everything
         folder = run.checkpoints / "mle"
         generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
         fill(generator, load_weights(folder), folder)
         step = check_checkpoint(folder)["step"]
     if run.config.adversarial is None:
         return
-    generator, step = train_adversarial(run, generator, step, state if phase == "adversarial" else None)
-    run.final_scores("adversarial", generator, step)
-    best = find_checkpoint(run.folder, prefer="best")
-    if check_checkpoint(best)["step"] != step:
-        fill(generator, load_weights(best), best)
-        run.final_scores("adversarial (best dev NLL)", generator, check_checkpoint(best)["step"])
+    if phase in (None, "mle", "mle-done", "adversarial"):
+        train_adversarial(run, generator, step, state if phase == "adversarial" else None)
+    if run.config.adversarial.continuation and phase != "continued-done":
+        continue_mle(run, generator, step, state if phase == "continued" else None)
 
 
 def adopt_parent(run: Experiment) -> tuple[Generator, int]:
     """``adversarial.init_from`` as this run's parent: evaluated and saved here as checkpoint ``mle``."""
     folder = find_checkpoint(run.config.adversarial.init_from)
-    step = check_checkpoint(folder)["step"]
+    meta = check_checkpoint(folder)
+    step = meta["step"]
     say(f"starting from {folder} (step {step})")
     generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
     fill(generator, load_weights(folder), folder)
+    fit, known = run.config.adversarial.calibrate, meta.get("calibration")
+    entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)
-    run.final_scores("mle", generator, step)
-    state = {"phase": "mle-done", "step": step}
-    run.save("mle", generator=generator, phase="mle", step=step, state=state, metrics=values, best=True)
+    run.save(
+        "mle",
+        generator=generator,
+        phase="mle",
+        step=step,
+        state={"phase": "mle-done", "step": step},
+        metrics=values,
+        calibration=entry["calibration"],
+        best="mle",
+    )
     return generator, step
 
 
@@ -325,6 +337,8 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         if phase:
             epochs = phase.max_steps * phase.batch_size / rows["train"]
             facts["phases"][name] = {"steps": phase.max_steps, "epochs": epochs}
+    if config.adversarial and config.adversarial.continuation:
+        facts["continuation"] = config.adversarial.continuation
     if config.adversarial:
         critic = build_discriminator(config, tokenizer.vocab_size)
         facts["discriminator_parameters"] = sum(p.numel() for p in critic.parameters())

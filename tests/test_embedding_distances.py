@@ -110,6 +110,17 @@ def test_extrapolation_takes_the_bias_away():
     assert abs(np.mean(equal)) < 0.25 * (np.mean(plain) - true)
 
 
+def test_no_extrapolation_from_parts_too_small():
+    y = normal(400, 10, 0)
+    # 56 texts: parts of 14, less a group of 3; 40 texts: parts of 10.
+    for n, there in [(56, True), (40, False)]:
+        assert ("frechet_inf" in frechet_by_group(normal(n, 10, 1), frechet_reference(y))) == there
+        assert ("frechet_inf" in frechet_by_group(y, frechet_reference(y[:n]))) == there
+    assert "frechet_inf" not in frechet_by_group(y, frechet_reference(y, (1,)))
+    with pytest.raises(ValueError, match="40 and 400 texts are too few to extrapolate in 10 dimensions"):
+        frechet_extrapolated(normal(40, 10, 1), y)
+
+
 def test_floor_is_over_disjoint_subsets():
     real = torch.tensor([[0.0], [1], [10], [30]], dtype=torch.float64)
     splits = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]

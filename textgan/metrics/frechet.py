@@ -92,14 +92,17 @@ def frechet_extrapolated(x: Tensor, y: Tensor) -> float:
     """Fréchet distance as N goes to infinity: may be below 0 by noise.
 
     The bias is linear in 1/N to first order. Both sets are cut into 1, 2 and 4 interleaved parts, the distances of
-    part p to part p are averaged, and a least-squares line in the parts' mean 1/N + 1/M is followed to 0. Parts need
-    more texts than the embedding has dimensions for the line to hold. Source: Chong and Forsyth 2020, "Effectively
-    Unbiased FID and Inception Score", eq. 3, who draw subsets at random.
+    part p to part p are averaged, and a least-squares line in the parts' mean 1/N + 1/M is followed to 0. Source:
+    Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score", eq. 3, who draw subsets at random.
 
     Raises:
-        ValueError: as :func:`frechet`; a part needs 2 texts.
+        ValueError: as :func:`frechet`; or a part has no more texts than the embedding has dimensions, where the bias is
+            not linear any more.
     """
-    return frechet_by_group(x, frechet_reference(y))["frechet_inf"][0]
+    found = frechet_by_group(x, frechet_reference(y))
+    if "frechet_inf" not in found:
+        raise ValueError(f"{len(x)} and {len(y)} texts are too few to extrapolate in {x.shape[1]} dimensions")
+    return found["frechet_inf"][0]
 
 
 def frechet_by_group(
@@ -111,10 +114,14 @@ def frechet_by_group(
     """
     check_embeddings(x, reference.parts[1][0][0].mean[None])
     sums = group_sums(x, groups)
+    most_parts = max(reference.parts)
+    smallest = min(m.count for m, _ in reference.parts[most_parts])
+    smallest = min(smallest, len(x) // most_parts - -(-len(x) // groups))
+    cuts = reference.parts if smallest > x.shape[1] else {1: reference.parts[1]}
     # One row for each way to cut; column 0 with all groups, column 1 + g without group g.
-    distances = np.empty((len(reference.parts), 1 + groups))
+    distances = np.empty((len(cuts), 1 + groups))
     rates = np.empty_like(distances)  # mean over the parts of 1/N + 1/M
-    for row, real in enumerate(reference.parts.values()):
+    for row, real in enumerate(cuts.values()):
         parts = _parts(groups, len(real))
         of_part = [_distance_and_rate(sums.moments(part), real[p]) for p, part in enumerate(parts)]
         distances[row, 0], rates[row, 0] = np.mean(of_part, 0)

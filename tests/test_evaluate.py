@@ -15,9 +15,12 @@ from textgan.analysis.points import points_of, read_point
 from textgan.analysis.protocols import find_protocol
 from textgan.cli import evaluate as command
 from textgan.configfile import load_config
+from textgan.data.tokenizer import load_tokenizer
 from textgan.errors import UserError
 from textgan.metrics.jackknife import jackknife_interval
 from textgan.metrics.suite import Scorer
+from textgan.models.kneser_ney import fit_kneser_ney
+from textgan.ops.ngrams import ragged
 from textgan.sampling.decode import generate
 from textgan.sampling.samplers import parse_samplers
 from textgan.training.checkpoint import arms, load_for_sampling
@@ -26,6 +29,7 @@ from textgan.training.run import read_corpus, train
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 N = 60
+SMALL = {"n": N, "embedders": ()}  # embeddings take a second a point; test_measures.py looks at them
 SAMPLERS = tuple(parse_samplers("temperature=0.8,1,top_k=3,rejection=1"))
 
 
@@ -38,7 +42,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
-    return evaluate(trained, Sweep(SAMPLERS, n=N), device=CPU)
+    return evaluate(trained, Sweep(SAMPLERS, **SMALL), device=CPU)
 
 
 @pytest.fixture
@@ -72,7 +76,8 @@ def texts_by_hand(run, arm, **settings):
 
 def test_there_is_a_record_for_each_arm_and_sampler(trained, evaluated):
     names = [(point.arm, point.sampler) for point in evaluated["points"]]
-    assert names == [(arm, str(sampler)) for arm in arms(trained) for sampler in SAMPLERS]
+    trained_arms = [(arm, str(sampler)) for arm in arms(trained) for sampler in SAMPLERS]
+    assert names == [*trained_arms, ("kneser_ney", "temperature=1"), ("mle+kneser_ney", "temperature=1")]
     assert {"mle", "adversarial"} <= {arm for arm, _ in names}
     assert sorted((p.arm, p.sampler) for p in points_of(trained)) == sorted(names)
 
@@ -85,7 +90,7 @@ def test_a_record_holds_the_texts_and_their_metrics(trained, evaluated, sampler,
     assert point.per_text["log_prob"] == pytest.approx([sample.log_prob for sample in samples])
     assert point.per_text["truncated"].tolist() == [sample.finish_reason == "length" for sample in samples]
     corpus = read_corpus(load_config(trained / "config.yaml"))
-    scores = Scorer(corpus.dev, corpus.train).score(texts)
+    scores = Scorer(corpus.dev, corpus.train, full=True).score(texts, truncated=point.per_text["truncated"])
     for name, value in scores.values.items():
         assert point.values[name] == pytest.approx(value), name
     assert scores.signature.items() <= point.signature.items()
@@ -101,6 +106,28 @@ def test_held_out_likelihood_is_that_of_the_training_log(trained, evaluated):
         for name in ("nll", "nll_text", "kl_to_model"):
             assert values[name] == pytest.approx(results[name], rel=1e-5), name
     assert values["nll_gen"] != values["nll"]
+
+
+def test_reference_rows_are_the_ngram_models_of_the_training_text(trained, evaluated):
+    config = load_config(trained / "config.yaml")
+    corpus = read_corpus(config)
+    tokenizer = load_tokenizer(trained / "tokenizer.json")
+    rows = {split: [tokenizer.encode(text) for text in getattr(corpus, split)] for split in ("train", "dev")}
+    model = fit_kneser_ney(ragged(rows["train"]), order=4, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    point = record(trained, "kneser_ney")
+    tokens = sum(len(row) + 1 for row in rows["dev"])
+    assert point.values["nll"] == pytest.approx(-model.log_prob(ragged(rows["dev"])).sum().item() / tokens, rel=1e-5)
+    whole = ~point.per_text["truncated"]  # the others have no end
+    assert whole.any()
+    written = [tokenizer.encode(text) for text, kept in zip(point.texts, whole, strict=True) if kept]
+    log_probs = model.log_prob(ragged(written)).numpy()
+    same = np.isclose(point.per_text["log_prob"][whole], log_probs, rtol=1e-4)
+    assert same.mean() > 0.9  # not all: decoding and encoding again may put a quotation mark elsewhere
+    assert (point.step, point.training_seed) == (None, None)
+    mixed = record(trained, "mle+kneser_ney")
+    # The weight is fitted on dev: no worse there than either model.
+    assert mixed.values["nll"] <= min(point.values["nll"], record(trained).values["nll"]) + 1e-6
+    assert {"kneser_ney", "mle+kneser_ney"} & set(evaluated["super_baseline"]) == {"mle+kneser_ney"}
 
 
 def test_values_have_intervals_and_leave_group_out_values(trained, evaluated):
@@ -119,7 +146,7 @@ def test_values_have_intervals_and_leave_group_out_values(trained, evaluated):
 def test_arms_are_paired_by_their_random_numbers(trained, evaluated):
     first, second = (record(trained, arm).texts for arm in ("mle", "adversarial"))
     shared = np.mean([a.split()[:1] == b.split()[:1] for a, b in zip(first, second, strict=True)])
-    assert shared > 0.5  # the arms are nearly the same model: unpaired, 1 in 50 would agree
+    assert shared > 0.5  # these arms are nearly the same model: unpaired, 1 in 50 would agree
 
 
 def test_all_points_of_a_run_have_one_signature(trained, evaluated):
@@ -151,7 +178,7 @@ def test_tensorboard_shows_a_curve_for_each_arm_and_family(trained, evaluated):
     assert curve == [(step, pytest.approx(values["self_bleu_4"])) for step, values in expected]
     assert EventAccumulator(str(folder.parents[0] / "top_k")).Reload().Scalars("front/nll")[0].step == 300
     whole = EventAccumulator(str(folder.parents[1])).Reload().Tags()
-    assert whole["images"] == ["front/bleu_4_against_self_bleu_4"]
+    assert whole["images"] == ["front/bleu_4_against_self_bleu_4", "front/lm_kn_against_rlm_kn"]
 
 
 # ---------------------------------------------------------------------------------------------- going on
@@ -159,7 +186,7 @@ def test_tensorboard_shows_a_curve_for_each_arm_and_family(trained, evaluated):
 
 def test_what_is_there_is_kept(copy, capsys):
     before = files(copy)
-    again = evaluate(copy, Sweep(SAMPLERS, n=N), device=CPU)
+    again = evaluate(copy, Sweep(SAMPLERS, **SMALL), device=CPU)
     assert files(copy) == before
     assert len(again["points"]) == len(before)
     assert f"{len(before)} of {len(before)} operating points are there already" in capsys.readouterr().err
@@ -167,8 +194,8 @@ def test_what_is_there_is_kept(copy, capsys):
 
 def test_new_samplers_are_added_and_the_old_ones_stay(copy):
     before = files(copy)
-    result = evaluate(copy, Sweep(tuple(parse_samplers("temperature=0.5")), n=N, arms=("mle",)), device=CPU)
-    (point,) = result["points"]
+    result = evaluate(copy, Sweep(tuple(parse_samplers("temperature=0.5")), arms=("mle",), **SMALL), device=CPU)
+    (point,) = result["points"]  # an arm that is named is swept, and no reference row comes along
     assert (point.arm, point.sampler) == ("mle", "temperature=0.5")
     assert len(files(copy)) == len(before) + 1
     assert before.items() <= files(copy).items()
@@ -188,11 +215,11 @@ def test_a_stopped_evaluation_goes_on_and_ends_the_same(trained, evaluated, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(run, Sweep(SAMPLERS, n=N), device=CPU, between=stop)
+        evaluate(run, Sweep(SAMPLERS, **SMALL), device=CPU, between=stop)
     left = files(run)
     assert 0 < len(left) < len(evaluated["points"])
     assert (run / "evaluation" / "super_baseline.json").is_file()
-    evaluate(run, Sweep(SAMPLERS, n=N), device=CPU)
+    evaluate(run, Sweep(SAMPLERS, **SMALL), device=CPU)
     assert left.items() <= files(run).items()
     for point in evaluated["points"]:
         whole, again = (record(folder, point.arm, point.sampler) for folder in (trained, run))
@@ -203,9 +230,9 @@ def test_a_stopped_evaluation_goes_on_and_ends_the_same(trained, evaluated, tmp_
 def test_other_weights_are_measured_anew(copy):
     before = files(copy)
     shutil.copy(arms(copy)["adversarial"] / "model.safetensors", arms(copy)["mle"] / "model.safetensors")
-    evaluate(copy, Sweep(SAMPLERS, n=N), device=CPU)
+    evaluate(copy, Sweep(SAMPLERS, **SMALL), device=CPU)
     changed = {path.parent.name for path, time in files(copy).items() if before[path] != time}
-    assert changed == {"mle"}
+    assert changed == {"mle", "mle+kneser_ney"}
     assert record(copy).values == record(copy, "adversarial").values
 
 
@@ -217,7 +244,7 @@ def test_another_tokenization_is_measured_anew_on_the_texts_that_are_there(copy,
         raise AssertionError("the texts need not be drawn again")
 
     monkeypatch.setattr("textgan.sampling.samplers.generate", fail)
-    result = evaluate(copy, Sweep(SAMPLERS, n=N, tokenize="chars"), device=CPU)
+    result = evaluate(copy, Sweep(SAMPLERS, tokenize="chars", **SMALL), device=CPU)
     assert record(copy).texts == texts
     assert record(copy).values["length_mean"] > 2 * values["length_mean"]
     assert record(copy).values["nll_div"] == values["nll_div"]
@@ -229,7 +256,7 @@ def test_a_broken_record_is_made_anew(copy):
     path = copy / "evaluation" / f"dev-n{N}-s0" / "mle" / "temperature=1.json"
     kept = record(copy).values
     path.write_text("{")
-    evaluate(copy, Sweep(SAMPLERS, n=N), device=CPU)
+    evaluate(copy, Sweep(SAMPLERS, **SMALL), device=CPU)
     assert record(copy).values == kept
 
 
@@ -237,11 +264,11 @@ def test_a_broken_record_is_made_anew(copy):
 
 
 def test_looks_at_the_test_split_are_counted(copy, capsys):
-    sweep = Sweep(SAMPLERS[:1], n=N, split="test", arms=("mle",))
+    sweep = Sweep(SAMPLERS[:1], split="test", arms=("mle",), **SMALL)
     assert evaluate(copy, sweep, device=CPU, command="a")["test_reads"] == 1
     assert "look number 1" in capsys.readouterr().err
     assert evaluate(copy, sweep, device=CPU, command="a")["test_reads"] == 1  # all was there: nothing was read
-    other = Sweep(SAMPLERS[1:2], n=N, split="test", arms=("mle",))
+    other = Sweep(SAMPLERS[1:2], split="test", arms=("mle",), **SMALL)
     assert evaluate(copy, other, device=CPU, command="b")["test_reads"] == 2
     point = record(copy, "mle", str(SAMPLERS[0]), f"test-n{N}-s0")
     corpus = read_corpus(load_config(copy / "config.yaml"))
@@ -257,7 +284,7 @@ def test_a_protocol_refuses_a_run_on_other_data(trained):
 
 @pytest.mark.parametrize(
     "arms_asked, told",
-    [(("nonsense",), "has no arm 'nonsense'; it has: mle, adversarial"), (("mle", "x"), "no arm 'x'")],
+    [(("nonsense",), "has no arm 'nonsense'; it has: mle, adversarial.*kneser_ney"), (("mle", "x"), "no arm 'x'")],
 )
 def test_an_arm_that_is_not_there_is_told(trained, arms_asked, told):
     with pytest.raises(UserError, match=told):
@@ -287,7 +314,7 @@ def invoke(*args, code=0):
     return result
 
 
-ARGS = ("-n", N, "--samplers", "temperature=0.8,1", "--samplers", "top_k=3,rejection=1")
+ARGS = ("-n", N, "--samplers", "temperature=0.8,1", "--samplers", "top_k=3,rejection=1", "--embedder", "none")
 
 
 def test_the_table(copy):
@@ -317,7 +344,7 @@ def test_list_protocols():
 
 
 def test_a_protocol_decides_what_the_command_line_may_not(trained):
-    for args in (("-n", 500), ("--seed", 1), ("--samplers", "top_k=3")):
+    for args in (("-n", 500), ("--seed", 1), ("--samplers", "top_k=3"), ("--embedder", "minilm"), ("--lm", "none")):
         error = invoke(trained, "--protocol", "story-grammar", *args)
         assert "story-grammar v1 fixes " in str(error), args
     error = invoke(trained, "--protocol", "story-grammar", "-n", 10_000)

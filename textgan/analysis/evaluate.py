@@ -18,23 +18,17 @@ from typing import Any
 import torch
 
 from textgan.analysis import ledger
+from textgan.analysis.all_measures import make_measures
 from textgan.analysis.front_log import log_points
-from textgan.analysis.judged import GeneratorArm, HeldOut, Judged, check_same_data
-from textgan.analysis.measures import (
-    Measure,
-    TextSet,
-    make_measures,
-    measure_all,
-    real_values,
-    signature_of,
-)
+from textgan.analysis.judged import REFERENCES, HeldOut, Judged, check_same_data, load_arm, reference_arms
+from textgan.analysis.measures import Measure, TextSet, measure_all, real_values, signature_of
 from textgan.analysis.points import Point, point_path, read_point, write_point
 from textgan.analysis.protocols import Protocol, check_run
 from textgan.configfile import load_config
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.suite import Scores
-from textgan.sampling.samplers import Sampler, sampling_signature
+from textgan.sampling.samplers import PLAIN, Sampler, sampling_signature
 from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
 from textgan.training.experiment import say
 from textgan.training.progress import Progress
@@ -52,8 +46,10 @@ class Sweep:
         samplers: operating points of each arm.
         n, seed: texts at each point, and the seed of their random numbers.
         split: ``dev`` or ``test``: where references and held-out text come from.
-        arms: names; None for all that the run has.
+        arms: names, of the run's arms and of ``judged.REFERENCES``; None for all of them. Reference rows are drawn
+            from as they are (temperature 1), unless they are named here.
         tokenize: what n-gram metrics count; None for what the run's config says.
+        embedders, lm: of :func:`textgan.analysis.all_measures.make_measures`.
         protocol: the benchmark that fixes all this, where there is one.
     """
 
@@ -63,12 +59,18 @@ class Sweep:
     split: str = "dev"
     arms: tuple[str, ...] | None = None
     tokenize: str | None = None
+    embedders: tuple[str, ...] = ("ngrams",)
+    lm: tuple[str, ...] = ("kn",)
     protocol: Protocol | None = None
 
     @property
     def setting(self) -> str:
         """The name of the folder of its records."""
         return f"{self.split}-n{self.n}-s{self.seed}"
+
+    def samplers_of(self, arm: str) -> tuple[Sampler, ...]:
+        """Where this arm is drawn from."""
+        return (PLAIN,) if arm in REFERENCES and self.arms is None else self.samplers
 
 
 def evaluate(
@@ -95,7 +97,8 @@ def evaluate(
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not the folder of a run; give one that `textgan train` made, such as runs/NAME")
-    folders = _wanted(arms(run), sweep.arms, run)
+    folders = arms(run)
+    wanted = _wanted(folders, sweep.arms, run)
     metas = {name: check_checkpoint(folder) for name, folder in folders.items()}
     config = load_config(run / "config.yaml")
     if sweep.protocol is not None:
@@ -105,9 +108,14 @@ def evaluate(
     references = getattr(corpus, sweep.split)
     if not references:
         raise UserError(f"the corpus of {run} has no {sweep.split} texts; give another --split")
-    judged = [GeneratorArm(name, folder, device) for name, folder in folders.items()]
-    tokenizer = judged[0].model.tokenizer
+    loaded = {
+        name: load_arm(name, folder, device) for name, folder in folders.items() if name in wanted or name == "mle"
+    }
+    tokenizer = next(iter(loaded.values())).tokenizer
     splits = encode(config, corpus, tokenizer)
+    judged = [arm for name, arm in loaded.items() if name in wanted]
+    if "mle" in loaded:
+        judged += reference_arms(wanted, loaded["mle"], splits, device)
     held_out = HeldOut(
         splits[sweep.split],
         splits["train"],
@@ -120,6 +128,9 @@ def evaluate(
         corpus.train,
         tokenize=sweep.tokenize or config.evaluation.tokenize,
         device=device,
+        embedders=sweep.embedders,
+        embedder_texts=corpus.dev,
+        lm=sweep.lm,
         oracle=corpus.oracle,
         oracle_length=config.data.oracle_length if config.data.source == "lstm-oracle" else None,
     )
@@ -131,18 +142,17 @@ def evaluate(
         **held_out.signature(),
         "sampling": sampling_signature(seed=sweep.seed, max_new_tokens=config.generator.block_size),
     }
-    job = _Job(run, sweep, tokenizer, measures, held_out, json.loads(json.dumps(signature)))
+    job = _Job(run, sweep, device, tokenizer, measures, held_out, json.loads(json.dumps(signature)))
     return job.do(judged, command, between)
 
 
-def _wanted(found: dict[str, Path], names: Sequence[str] | None, run: Path) -> dict[str, Path]:
-    """The arms of these names; UserError for one that the run has not."""
-    if not found:
-        raise UserError(f"{run} holds no trained generator yet; train it to the end of a phase first")
+def _wanted(folders: dict[str, Path], names: Sequence[str] | None, run: Path) -> tuple[str, ...]:
+    """Names of the arms to be judged; UserError for one that the run has not."""
+    known = (*folders, *(REFERENCES if "mle" in folders else ()))
     for name in names or ():
-        if name not in found:
-            raise UserError(f"{run} has no arm {name!r}; it has: {', '.join(found)}")
-    return found if names is None else {name: found[name] for name in dict.fromkeys(names)}
+        if name not in known:
+            raise UserError(f"{run} has no arm {name!r}; it has: {', '.join(known)}")
+    return known if names is None else tuple(dict.fromkeys(names))
 
 
 @dataclass
@@ -151,6 +161,7 @@ class _Job:
 
     run: Path
     sweep: Sweep
+    device: torch.device
     tokenizer: Tokenizer
     measures: list[Measure]
     held_out: HeldOut
@@ -161,8 +172,12 @@ class _Job:
         return self.run / "evaluation" / self.sweep.setting
 
     def do(self, judged: Sequence[Judged], command: str, between: Callable[[], None]) -> dict[str, Any]:
-        todo = {arm.name: [s for s in self.sweep.samplers if self._kept(arm, s) is None] for arm in judged}
-        missing, whole = sum(map(len, todo.values())), len(judged) * len(self.sweep.samplers)
+        asked = [(arm, sampler) for arm in judged for sampler in self.sweep.samplers_of(arm.name)]
+        todo = {arm.name: [] for arm in judged}
+        for arm, sampler in asked:
+            if self._kept(arm, sampler) is None:
+                todo[arm.name].append(sampler)
+        missing, whole = sum(map(len, todo.values())), len(asked)
         if missing < whole:
             say(f"{whole - missing} of {whole} operating points are there already")
         reading_test = missing and self.sweep.split == "test"
@@ -188,7 +203,7 @@ class _Job:
             "protocol": self.signature["protocol"],
             "signature": self.signature,
             "real": real,
-            "points": [at[arm.name, str(sampler)] for arm in judged for sampler in self.sweep.samplers],
+            "points": [at[arm.name, str(sampler)] for arm, sampler in asked],
             "super_baseline": ledger.super_baseline(points, real),
             "test_reads": ledger.test_reads(self.run),
         }
@@ -215,7 +230,7 @@ class _Job:
 
             while todo:
                 arm, draws, samplers = todo.pop(0)  # so that the texts it holds for several samplers can go
-                likelihood = self.held_out(arm)
+                likelihood = self.held_out(arm, self.device)
                 for sampler in samplers:
                     began = time.monotonic()
                     texts = self._texts(arm, sampler)

@@ -1,82 +1,109 @@
-"""The generators that are judged: the arms of a run, each of which can be drawn from and asked for likelihoods."""
+"""The generators that are judged: the arms of a run, and reference rows made from its data without any training."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from textgan.analysis.measures import ratio_by_group
+from textgan.analysis.ngram_arms import ORDER, kneser_ney_arm, mixture_arm
 from textgan.data.dataset import TokenDataset
+from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.jackknife import GROUPS
 from textgan.metrics.suite import Scores
-from textgan.sampling.samplers import Drawer, Drawn, Sampler
-from textgan.training.checkpoint import SamplingModel, load_for_sampling
+from textgan.models.generator import Generator
+from textgan.sampling.mixture import Mixture, NgramGenerator
+from textgan.sampling.samplers import Drawer
+from textgan.training.checkpoint import load_for_sampling
 from textgan.training.evaluation import text_nll
+from textgan.training.experiment import say
 
 BATCH_SIZE = 256  # part of how texts are drawn: rounding may tip a draw where it changes
-LIKELIHOOD_BATCH = 128
+LIKELIHOOD_BATCH = 64
+REFERENCES = ("kneser_ney", "mle+kneser_ney")
 
 
-class Draws(Protocol):
-    """What draws the texts of one arm, sampler by sampler: :class:`textgan.sampling.samplers.Drawer`."""
-
-    def batches(self, sampler: Sampler, *, after: Iterable[Sampler] = ()) -> int: ...
-
-    def __call__(self, sampler: Sampler, between: Callable[[], None] | None = None) -> Drawn: ...
-
-
-class Judged(Protocol):
+@dataclass(frozen=True)
+class Judged:
     """One arm.
 
     Attributes:
         name: of the arm.
-        step, training_seed: of its checkpoint, None where there is none.
+        generator: that is drawn from.
+        tokenizer: of its ids.
         weights: tells one set of weights from another.
+        step, training_seed: of its checkpoint; None where it was not trained.
     """
 
     name: str
-    step: int | None
-    training_seed: int | None
+    generator: Generator | Mixture | NgramGenerator
+    tokenizer: Tokenizer
     weights: str
+    step: int | None = None
+    training_seed: int | None = None
 
-    def draws(self, n: int, seed: int) -> Draws: ...
-
-    def nll(self, dataset: TokenDataset) -> torch.Tensor:
-        """Exact negative log-likelihood (N,) of each row, nats, end counted."""
-        ...
-
-
-class GeneratorArm:
-    """A checkpoint of a run."""
-
-    def __init__(self, name: str, folder: Path, device: torch.device):
-        self.name, self.device = name, device
-        self.model: SamplingModel = load_for_sampling(folder, device)
-        self.step, self.training_seed = self.model.step, self.model.config.seed
-        self.weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-    def draws(self, n: int, seed: int, **options: Any) -> Drawer:
-        """``options``: further settings of :func:`textgan.sampling.decode.generate`."""
-        tokenizer = self.model.tokenizer
+    def draws(self, n: int, seed: int) -> Drawer:
+        """What draws its texts, sampler by sampler."""
+        unk_id = self.tokenizer.unk_id
         return Drawer(
-            self.model.generator,
+            self.generator,
             n,
-            eos_id=tokenizer.eos_id,
-            max_new_tokens=self.model.generator.block_size,
-            banned_ids=() if tokenizer.unk_id is None else (tokenizer.unk_id,),
+            eos_id=self.tokenizer.eos_id,
+            max_new_tokens=self.generator.block_size,
+            banned_ids=() if unk_id is None else (unk_id,),
             seed=seed,
             batch_size=BATCH_SIZE,
-            **options,
         )
 
-    def nll(self, dataset: TokenDataset) -> torch.Tensor:
-        return text_nll(self.model.generator, dataset, batch_size=LIKELIHOOD_BATCH, device=self.device)
+    def nll(self, dataset: TokenDataset, device: torch.device) -> torch.Tensor:
+        """Exact negative log-likelihood (N,) of each row, nats, end counted."""
+        return text_nll(self.generator, dataset, batch_size=LIKELIHOOD_BATCH, device=device)
+
+
+def load_arm(name: str, folder: Path, device: torch.device) -> Judged:
+    """The generator of a checkpoint."""
+    model = load_for_sampling(folder, device)
+    weights = _digest((folder / "model.safetensors").read_bytes())
+    return Judged(name, model.generator, model.tokenizer, weights, model.step, model.config.seed)
+
+
+def reference_arms(
+    names: tuple[str, ...],
+    mle: Judged,
+    splits: dict[str, TokenDataset],
+    device: torch.device,
+) -> list[Judged]:
+    """Of :data:`REFERENCES` those named: a Kneser-Ney model of the training text, and its mixture with arm ``mle``.
+
+    Args:
+        mle: the arm whose vocabulary and length they share.
+        splits: ``train``, and ``dev``, on which the weight of the mixture is fitted.
+    """
+    if not set(names) & set(REFERENCES):
+        return []
+    train, dev = splits["train"], splits["dev"]
+    arm = kneser_ney_arm(train, vocab_size=mle.tokenizer.vocab_size, block_size=mle.generator.block_size)
+    arm.ngrams = arm.ngrams.to(device)
+    own = _digest(train.tokens.numpy().tobytes() + f"{ORDER}".encode())
+    found = []
+    if "kneser_ney" in names:
+        found.append(Judged("kneser_ney", arm, mle.tokenizer, own))
+    if "mle+kneser_ney" in names:
+        fitted = mixture_arm(mle.generator, arm.ngrams, dev)
+        weight = fitted.mixture.weight
+        say(
+            f"mle+kneser_ney: weight {weight:.3f} of the n-grams; dev NLL {fitted.nll_mixture:.4f} nats a token "
+            f"(mle {fitted.nll_generator:.4f}, kneser_ney {fitted.nll_ngrams:.4f})"
+        )
+        weights = _digest(f"{mle.weights} {own} {weight!r}".encode())
+        found.append(Judged("mle+kneser_ney", fitted.mixture, mle.tokenizer, weights, mle.step, mle.training_seed))
+    return found
 
 
 class HeldOut:
@@ -105,16 +132,16 @@ class HeldOut:
         """What moves the values."""
         return {"held_out": {"texts": len(self.held_out), "train_texts": len(self.train), "temperature": 1}}
 
-    def __call__(self, arm: Judged) -> Scores:
+    def __call__(self, arm: Judged, device: torch.device) -> Scores:
         """The values of an arm."""
         lengths, ones = self.held_out.lengths.numpy(), np.ones(len(self.held_out))
-        nll = arm.nll(self.held_out).cpu().numpy()
+        nll = arm.nll(self.held_out, device).cpu().numpy()
         found = {"nll": ratio_by_group(nll, lengths), "nll_text": ratio_by_group(nll, ones)}
         if self.unk_id is not None:
             known = ~self.held_out.rows_with(self.unk_id).numpy()
             if 0 < known.sum() < len(known) and len(set(np.flatnonzero(known) % GROUPS)) > 1:
                 found["nll_known"] = ratio_by_group(nll * known, lengths * known)
-        found["nll_gen"] = ratio_by_group(arm.nll(self.train).cpu().numpy(), self.train.lengths.numpy())
+        found["nll_gen"] = ratio_by_group(arm.nll(self.train, device).cpu().numpy(), self.train.lengths.numpy())
         if self.entropy is not None:
             value, groups = found["nll_text"]
             found["kl_to_model"] = (value - self.entropy, groups - self.entropy)
@@ -130,3 +157,7 @@ def check_same_data(arms: dict[str, Path], metas: dict[str, dict[str, Any]], fin
                 f"{arms[name]} was trained on other data than its config gives now (fingerprint {meta['data'][:12]} "
                 f"then, {fingerprint[:12]} now); bring the old files back, or train again"
             )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -7,15 +7,17 @@ anything is drawn; ``real(n)`` is what ``n`` real texts would get.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from textgan.data.named_corpora import Oracle
 from textgan.metrics.jackknife import GROUPS
 from textgan.metrics.suite import Scorer, Scores
+
+# Metrics whose value depends on how many texts are looked at: of fewer real texts they would be no mark.
+MOVE_WITH_N = ("self_bleu", "distinct", "entropy", "unique", "opening_self_bleu", "ms_jaccard", "bleu_b", "zipf")
 
 
 class TextSet(NamedTuple):
@@ -62,10 +64,12 @@ class NgramMeasure:
         return self.scorer.signature(n)
 
     def __call__(self, texts: TextSet) -> Scores:
-        return self.scorer.score(texts.texts, groups=GROUPS, per_text=True)
+        return self.scorer.score(texts.texts, groups=GROUPS, per_text=True, truncated=texts.truncated)
 
     def real(self, n: int) -> dict[str, float]:
-        return self.scorer.real(n).values
+        found = self.scorer.real(n)
+        enough = found.signature["texts"] == n
+        return {name: value for name, value in found.values.items() if enough or not name.startswith(MOVE_WITH_N)}
 
 
 class LikelihoodMeasure:
@@ -140,31 +144,6 @@ def ratio_by_group(above: np.ndarray, below: np.ndarray, groups: int = GROUPS) -
     return float(totals[0] / totals[1]), (totals[0] - parts[0]) / (totals[1] - parts[1])
 
 
-def make_measures(
-    references: Sequence[str],
-    train: Sequence[str],
-    *,
-    tokenize: str = "words",
-    lowercase: bool = False,
-    device: torch.device | str = "cpu",
-    oracle: Oracle | None = None,
-    oracle_length: int | None = None,
-) -> list[Measure]:
-    """The measures of a corpus.
-
-    Args:
-        references: held-out real texts.
-        train: the training texts.
-        tokenize, lowercase: what n-gram metrics count, see :class:`textgan.metrics.suite.Scorer`.
-        oracle: the true distribution, where there is one; ``oracle_length`` where its texts have one length.
-    """
-    scorer = Scorer(references, train, tokenize=tokenize, lowercase=lowercase, device=device)
-    measures: list[Measure] = [NgramMeasure(scorer), LikelihoodMeasure()]
-    if oracle is not None:
-        measures.append(GrammarMeasure(oracle, oracle_length))
-    return measures
-
-
 def measure_all(measures: Iterable[Measure], texts: TextSet) -> Scores:
     """What all these measures find; values that are no finite numbers are left out."""
     values, groups, per_text = {}, {}, {}
@@ -186,9 +165,9 @@ def signature_of(measures: Iterable[Measure], n: int) -> dict[str, Any]:
 
 def real_values(measures: Iterable[Measure], n: int) -> dict[str, float]:
     """What ``n`` real texts get from all these measures."""
-    whole: Mapping[str, float] = {}
+    whole: dict[str, float] = {}
     for measure in measures:
-        whole = {**whole, **measure.real(n)}
+        whole |= measure.real(n)
     return {name: value for name, value in whole.items() if math.isfinite(value)}
 
 

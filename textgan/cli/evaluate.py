@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Metrics of the table, where no protocol names others.
 HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_ngrams", "lm_kn", "rlm_kn", "valid", "kl_to_model", "copies")
-FIXED = ("n", "seed", "samplers")  # options that a protocol decides
+FIXED = ("n", "seed", "samplers", "embedders", "lm")  # options that a protocol decides
 SMALLEST_N = 40  # two texts in each group of the jackknife
 
 
@@ -28,7 +28,12 @@ SMALLEST_N = 40  # two texts in each group of the jackknife
     epilog="`textgan compare RUN...` says what the records show.",
 )
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--arms", metavar="NAME,...", help="Only these generators of the run.  [default: all it has]")
+@click.option(
+    "--arms",
+    metavar="NAME,...",
+    help="Only these generators, at all samplers: of mle, adversarial, continued, kneser_ney (n-gram model of the"
+    " training text), mle+kneser_ney (mixture).  [default: all there are; n-grams at temperature 1 only]",
+)
 @click.option(
     "--samplers",
     multiple=True,
@@ -51,6 +56,21 @@ SMALLEST_N = 40  # two texts in each group of the jackknife
     "--protocol", "protocol_name", metavar="NAME", help="A named benchmark: fixes data, samplers, n and metrics."
 )
 @click.option("--list-protocols", is_flag=True, help="Print the benchmarks with what they fix, and stop.")
+@click.option(
+    "--embedder",
+    "embedders",
+    multiple=True,
+    metavar="NAME",
+    help="How texts become vectors for Frechet distance, MMD, MAUVE and Vendi score: ngrams, minilm, hf:NAME, lm, none;"
+    " may be repeated.  [default: ngrams]",
+)
+@click.option(
+    "--lm",
+    multiple=True,
+    type=click.Choice(["kn", "neural", "none"]),
+    help="Language models for forward and reverse scores; may be repeated. neural trains three on the texts of each"
+    " point.  [default: kn]",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print values and intervals as JSON.")
 @click.pass_context
@@ -64,6 +84,8 @@ def evaluate(
     seed: int,
     protocol_name: str | None,
     list_protocols: bool,
+    embedders: tuple[str, ...],
+    lm: tuple[str, ...],
     device: str,
     as_json: bool,
 ) -> None:
@@ -79,7 +101,7 @@ def evaluate(
     if run is None:
         raise click.UsageError("give the folder of a run, such as runs/NAME, or --list-protocols")
     commanded = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    given = {"n": n, "seed": seed, "samplers": samplers, "split": split}
+    given = {"n": n, "seed": seed, "samplers": samplers, "embedders": embedders, "lm": lm, "split": split}
     sweep = _sweep({name: value for name, value in given.items() if name in commanded}, protocol_name, arms)
 
     from textgan.analysis.evaluate import evaluate as evaluate_run
@@ -112,10 +134,14 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
         fixed = {name: getattr(protocol, name) for name in (*FIXED, "split", "tokenize")}
         for name in FIXED:
             if name in given and not _same(name, given[name], fixed[name]):
-                shown = ",".join(fixed[name]) if name == "samplers" else fixed[name]
-                raise UserError(f"{protocol} fixes {name}={shown}; leave --{name} away, or leave --protocol away")
+                shown = fixed[name] if isinstance(fixed[name], int) else ",".join(fixed[name])
+                flag = "--embedder" if name == "embedders" else f"--{name}"
+                raise UserError(f"{protocol} fixes {name}={shown}; leave {flag} away, or leave --protocol away")
         values |= fixed
     values |= given
+    for name in ("embedders", "lm"):
+        if name in values:
+            values[name] = tuple(part for part in values[name] if part != "none")
     values["samplers"] = tuple(parse_samplers(values["samplers"]))
     names = None if arms is None else tuple(name.strip() for name in arms.split(",") if name.strip())
     return Sweep(**values, arms=names, protocol=protocol)
@@ -124,7 +150,9 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
 def _same(name: str, given: Any, fixed: Any) -> bool:
     from textgan.sampling.samplers import parse_samplers
 
-    return parse_samplers(given) == parse_samplers(fixed) if name == "samplers" else given == fixed
+    if name == "samplers":
+        return parse_samplers(given) == parse_samplers(fixed)
+    return set(given) == set(fixed) if name in ("embedders", "lm") else given == fixed
 
 
 def _protocol_lines() -> list[str]:

@@ -22,6 +22,8 @@ def test_the_promised_configs_are_there():
         "image_coco/mle.yaml",
         "image_coco/gan.yaml",
         "image_coco/relgan.yaml",
+        "image_coco/resplit_mle.yaml",
+        "image_coco/resplit_gan.yaml",
         "emnlp_news/mle.yaml",
         "emnlp_news/gan.yaml",
     } <= names
@@ -57,6 +59,29 @@ def test_config_trains_for_two_steps(path, tmp_path):
     if config.adversarial:
         overrides.append(f"adversarial.d_pretrain_steps={min(1, config.adversarial.d_pretrain_steps)}")
     results = run.train(load_config(path, overrides), tmp_path / "run")
-    last = list(results["phases"].values())[-1]
+    last = results["phases"]["adversarial" if config.adversarial else "mle"]
     assert last["step"] == sum(2 for phase in (config.mle, config.adversarial) if phase)
-    assert math.isfinite(last["metrics"]["nll"])
+    assert all(math.isfinite(entry["metrics"]["nll"]) for entry in results["phases"].values())
+
+
+def test_adversarial_configs_train_their_baseline_too():
+    for path in CONFIGS.glob("*/*.yaml"):
+        settings = load_config(path).adversarial
+        assert settings is None or settings.continuation is not None, path
+
+
+def test_the_resplit_pools_both_files_and_has_one_topic():
+    """The two configs share one split by hash; nothing of it is a file of its own."""
+    parent, child = (load_config(CONFIGS / "image_coco" / f"resplit_{name}.yaml") for name in ("mle", "gan"))
+    assert parent.data == child.data
+    assert (parent.data.dev, parent.data.test, parent.data.dedupe) == (None, None, True)
+    assert parent.generator == child.generator
+    assert parent.mle == child.mle
+
+
+@pytest.mark.corpora
+def test_the_resplit_has_the_sizes_that_it_names(corpora):
+    config = load_config(CONFIGS / "image_coco" / "resplit_mle.yaml", [f"data.source={corpora}/image_coco"])
+    corpus = run.read_corpus(config)
+    found = [f"{len(texts):,}" for texts in (corpus.train, corpus.dev, corpus.test)]
+    assert " / ".join(found) in (CONFIGS / "image_coco" / "resplit_mle.yaml").read_text(encoding="utf-8")

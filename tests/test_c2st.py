@@ -15,6 +15,7 @@ from textgan.metrics import c2st as c2st_module
 from textgan.metrics.c2st import (
     binomial_p_value,
     c2st_embedded,
+    c2st_signature,
     c2st_wide,
     wilson_interval,
     word_rows,
@@ -170,6 +171,15 @@ def test_binomial_is_that_of_scipy(case):
 
 def test_binomial_of_many():
     assert binomial_p_value(10_300, 20_000) == pytest.approx(scipy.stats.binom.sf(10_299, 20_000, 0.5), rel=1e-6)
+
+
+def test_signature():
+    wide, embedded = (c2st_signature(50, 90, wide=wide) for wide in (True, False))
+    assert wide == "logistic regression, wide n-grams l2=60, 2 halves cross-fitted, texts=50 seed=0"
+    assert embedded == wide.replace("wide n-grams l2=60", "embedding l2=size")
+    assert (
+        len({wide, c2st_signature(50, 90, wide=True, cross_fit=False), c2st_signature(50, 90, wide=True, seed=1)}) == 3
+    )
 
 
 def test_refuses():

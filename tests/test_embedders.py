@@ -23,7 +23,13 @@ from textgan.analysis.embedders import (
     ngram_embedder,
     train_lm,
 )
+from textgan.data.words import split_words
 from textgan.errors import UserError
+from textgan.metrics.c2st import c2st_embedded, c2st_wide, word_rows
+from textgan.metrics.frechet import frechet, frechet_by_group, frechet_reference, real_floor
+from textgan.metrics.jackknife import jackknife_sd
+from textgan.metrics.mauve import mauve
+from textgan.metrics.mmd import mmd_p_value, mmd_reference
 
 TEXTS = [
     "a cat sat on a mat",
@@ -289,3 +295,27 @@ def test_same_on_the_gpu(bert, language_model):
     assert torch.allclose(ngram_embedder(device="cuda")(TEXTS).cpu(), ngram_embedder()(TEXTS))
     on_gpu, on_cpu = (hf_embedder(str(bert[0]), device)(TEXTS).cpu() for device in ("cuda", "cpu"))
     assert torch.allclose(on_gpu, on_cpu, atol=1e-3)
+
+
+@pytest.mark.corpora
+def test_metrics_of_real_captions(corpora):
+    """Captions of one mix of topics cannot be told apart; those of the legacy split's two files can."""
+    folder = corpora / "image_coco"
+    files = [(folder / name).read_text(encoding="utf-8").split("\n") for name in ("train.txt", "test.txt")]
+    order = np.random.default_rng(0)
+    train, test = ([texts[i] for i in order.permutation(10_000)[:3000]] for texts in files)
+    embed = ngram_embedder()
+    x, same, shifted = embed(train[:1500]), embed(train[1500:]), embed(test[:1500])
+    reference = mmd_reference(same)
+    assert mmd_p_value(x, reference) > 0.01
+    assert mmd_p_value(shifted, reference) == 0.001
+    assert c2st_embedded(x, same).p_value > 0.01
+    rows = [word_rows([split_words(text) for text in texts]) for texts in (train[:1500], train[1500:], test[:1500])]
+    assert c2st_wide(rows[0], rows[1]).p_value > 0.01
+    assert c2st_wide(rows[2], rows[1]).accuracy > 0.85
+    floor = real_floor(torch.cat([x, same]), 1500)
+    assert frechet(x, same) == pytest.approx(floor, rel=0.1)
+    assert frechet(shifted, same) > 1.2 * floor
+    extrapolated, groups = frechet_by_group(x, frechet_reference(same))["frechet_inf"]
+    assert abs(extrapolated) < 3 * jackknife_sd(groups) + 0.05 * floor
+    assert mauve(x, same).mauve > mauve(shifted, same).mauve + 0.1

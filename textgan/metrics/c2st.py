@@ -104,6 +104,13 @@ def c2st_embedded(
     return _two_sample_test([x, y], scores, cross_fit, groups, seed)
 
 
+def c2st_signature(n: int, m: int, *, wide: bool, cross_fit: bool = True, seed: int = 0) -> str:
+    """Everything but the embedding or the words that moves the value of n and m texts, in one line."""
+    features = f"wide n-grams l2={WIDE_L2:g}" if wide else "embedding l2=size"
+    halves = "2 halves cross-fitted" if cross_fit else "first half trained on"
+    return f"logistic regression, {features}, {halves}, texts={min(n, m)} seed={seed}"
+
+
 def word_rows(rows: Sequence[Sequence[str]], device: torch.device | str = "cpu") -> Ragged:
     """Tokenised texts as ids for :func:`c2st_wide`; a word's id is a hash of it, the same whatever else there is."""
     ids = {}

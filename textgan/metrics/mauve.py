@@ -4,8 +4,9 @@ Source: Pillutla et al. 2021, "MAUVE: Measuring the Gap Between Neural Text and 
 Frontiers", eq. 1 to 3 and section 3; Liu et al. 2021, "Divergence Frontiers for Generative Models", for the frontier
 integral; Pillutla et al. 2023, "MAUVE Scores for Generative Models", section 5, for the smoothed histograms.
 
-Everything depends on the number of clusters, the embedding and the sizes of both sets (:func:`mauve_signature`); it is
-optimistic at small N and saturates near 1 for good generators, where ``frontier`` still tells them apart.
+Everything depends on the number of clusters, the embedding and the sizes of both sets (:func:`mauve_signature`). Equal
+distributions score below 1 (two sets of real captions by their n-grams: .95 at 2,000 texts each, .99 at 10,000): print
+the real value beside. Good generators all score near 1, where ``frontier`` still tells them apart.
 """
 
 from typing import NamedTuple

@@ -171,23 +171,43 @@ def test_too_long_texts_name_their_split(tmp_path):
 
 def results(**metrics: float) -> dict:
     entry = {"step": 1200, "metrics": {"nll": 1.25, "self_bleu_4": 0.5, "self_bleu_4_real": 0.25, **metrics}}
-    phases = {"mle": entry, "adversarial": entry, "adversarial (best dev NLL)": entry}
+    best = (f"{arm} (best dev NLL)" for arm in ("adversarial", "continued"))
+    phases = dict.fromkeys(("mle", "adversarial", "continued", *best), entry)
     return {"run": "runs/a", "phases": phases, "signature": {"texts": 5000}}
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_the_table_keeps_its_names_and_numbers_on_narrow_terminals(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    report.print_results(results(nll_oracle=8.5, nll_true=170.0))
+    report.print_results(results(nll_oracle=8.5, nll_true=1700.0, test_nll_known=3.0))
     shown = capsys.readouterr().out
     assert all(len(line) <= columns for line in shown.splitlines())
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
-    assert rows["self_bleu_4"] == ["0.250", "0.500", "0.500", "0.500", "real"]
-    assert rows["nll"] == ["-", "1.2500", "1.2500", "1.2500", "low"]
+    count = 3 if columns == 60 else 5  # five do not fit
+    assert rows["self_bleu_4"] == ["0.250", *["0.500"] * count, "real"]
+    assert rows["nll"] == ["-", *["1.2500"] * count, "low"]
+    assert ("left out on a narrow terminal" in shown) == (count == 3)
     assert rows["nll_oracle"][1] == "8.5000"
     assert "nll_oracle: nats a token" in " ".join(shown.split())
     assert "nll_true: nats a text" in " ".join(shown.split())
     assert "kl_to_model" not in shown  # no unit of what is not there
+
+
+def test_the_end_says_how_each_arm_was_calibrated_and_what_the_baseline_cost(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = results()
+    fitted = {"temperature": 0.95, "unk_bias": -0.5, "nll_before": 3.25, "nll_after": 3.125}
+    parent, end = ({**found["phases"]["mle"], "calibration": value} for value in (fitted, None))
+    budget = {"rule": "tokens", "tokens": 123456, "steps": 1300, "schedule_steps": 1300}
+    found["phases"] = {"mle": parent, "adversarial": end, "continued": {**end, "budget": budget}}
+    report.print_results(found)
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "mle: calibrated on dev: temperature 0.950, <unk> bias -0.50, nll 3.2500 -> 3.1250",
+        "adversarial: not calibrated",
+        "continued: not calibrated",
+        "continued: maximum likelihood from the same parent, 1,300 steps, as many tokens (123,456) as the adversarial "
+        "phase",
+    ]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -46,29 +46,77 @@ UNITS = {
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print the table of results.json on stdout: one column a phase, real text beside."""
+    """Print the table of results.json on stdout: one column a phase, real text beside.
+
+    Where that is too wide for the terminal, the columns of the best dev NLL are left out, and it is said.
+    """
+    console = Console(highlight=False)
     phases = results["phases"]
+    rows = table_rows(phases)
+    if table_width(rows) > console.width:
+        phases = {name: entry for name, entry in phases.items() if not name.endswith("(best dev NLL)")}
+        rows = table_rows(phases)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("metric", no_wrap=True)
-    table.add_column("real text", justify="right")
-    for name, entry in phases.items():
-        table.add_column(f"{name}\nstep {entry['step']}", justify="right")
+    titles = ["real text", *(f"{name}\nstep {entry['step']}" for name, entry in phases.items())]
+    for i, title in enumerate(titles, 1):
+        table.add_column(title, justify="right", min_width=max(len(row[i]) for row in rows))
     table.add_column("best", no_wrap=True)
-    shown = set()
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"{results['run']}: {results['signature']['texts']} samples\n", markup=False, soft_wrap=True)
+    console.print(table)
+    shown = {row[0] for row in rows}
+    units = {unit: [name for name in names if name in shown] for unit, names in UNITS.items()}
+    told = "; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if names)
+    console.print(f"\n{told}", markup=False)
+    if len(phases) < len(results["phases"]):
+        console.print("best dev NLL: left out on a narrow terminal; see results.json", markup=False)
+    for line in arm_lines(phases):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def table_rows(phases: dict[str, Any]) -> list[list[str]]:
+    """Rows of the table, as text: the metric, real text, each phase, what is best; metrics nowhere known left out."""
+    rows = []
     for name, best, digits in ROWS:
         values = [entry["metrics"].get(name, math.nan) for entry in phases.values()]
         if all(map(math.isnan, values)):
             continue
-        shown.add(name)
         real = next(iter(phases.values()))["metrics"].get(f"{name}_real", math.nan)
         cells = ["-" if math.isnan(v) else f"{v:.{digits}f}" for v in (real, *values)]
-        table.add_row(name, *cells, best)
-    console = Console(highlight=False)
-    console.print(f"{results['run']}: {results['signature']['texts']} samples\n", markup=False, soft_wrap=True)
-    console.print(table)
-    units = {unit: [name for name in names if name in shown] for unit, names in UNITS.items()}
-    told = "; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if names)
-    console.print(f"\n{told}", markup=False)
+        rows.append([name, *cells, best])
+    return rows
+
+
+def table_width(rows: list[list[str]]) -> int:
+    """Columns of a terminal that the cells of the table need, a space between each."""
+    return sum(max(map(len, column)) + 1 for column in zip(*rows, strict=True))
+
+
+def arm_lines(phases: dict[str, Any]) -> list[str]:
+    """What the table does not show of the arms in results.json: how each was calibrated, and the baseline's budget."""
+    lines = []
+    for name, entry in phases.items():
+        fitted = entry.get("calibration")
+        if fitted:
+            lines.append(
+                f"{name}: calibrated on dev: temperature {fitted['temperature']:.3f}, <unk> bias "
+                f"{fitted['unk_bias']:+.2f}, nll {fitted['nll_before']:.4f} -> {fitted['nll_after']:.4f}"
+            )
+        elif "calibration" in entry:
+            lines.append(f"{name}: not calibrated")
+        if budget := entry.get("budget"):
+            amount = {
+                "steps": "",
+                "tokens": f" ({budget.get('tokens', 0):,})",
+                "seconds": f" ({budget.get('seconds', 0):.0f})",
+            }[budget["rule"]]
+            lines.append(
+                f"{name}: maximum likelihood from the same parent, {budget['steps']:,} steps, as many "
+                f"{budget['rule']}{amount} as the adversarial phase"
+            )
+    return lines
 
 
 def plan_text(config: Config, facts: dict[str, Any]) -> str:

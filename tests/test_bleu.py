@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from tests.benchmarks.metrics import contestants, load, measure
+from tests.benchmarks.metrics import contestants, load, measure, memory, varied
 from textgan.metrics.bleu import (
     bleu,
     bleu_scores,
@@ -254,3 +254,16 @@ def test_benchmark_runs_and_agrees(monkeypatch, tmp_path):
         for values in report["values"].values():
             assert values == pytest.approx(report["values"]["nltk"], abs=1e-6)  # fast-bleu's weights are float32
         assert report["ratio"] == report["seconds"][report["best_peer"]] / report["seconds"]["textgan"]
+
+
+def test_memory_benchmark_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("TEXTGAN_CORPORA", str(tmp_path))
+    _, hypotheses, _ = load(40)
+    texts = varied(hypotheses, 300)
+    assert len(texts.lengths) == 300
+    rows, keys = encode(hypotheses)[0].keys(), texts.keys()
+    assert 0 < sum(key in rows for key in keys) < 150  # all but 0.9^12 have another word somewhere
+    found = memory(300)
+    assert found["texts"] == 300
+    assert found["values"] == sorted(found["values"], reverse=True)
+    assert found["bytes_a_token"] >= 0

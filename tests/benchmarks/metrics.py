@@ -1,4 +1,4 @@
-"""Self-BLEU-2..5 and BLEU-2..5 of 10,000 captions: textgan beside fast-bleu and NLTK.
+"""Self-BLEU-2..5 and BLEU-2..5 of 10,000 captions: textgan beside fast-bleu and NLTK. Memory of self-BLEU of a million.
 
 All get the same lists of word tokens; tokenising and imports are not timed. Rounds are interleaved and medians are
 given. NLTK needs about an hour, so it scores a few texts against all references and is scaled up (labelled so).
@@ -7,7 +7,9 @@ given. NLTK needs about an hour, so it scores a few texts against all references
 import json
 import os
 import random
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -108,13 +110,60 @@ def measure(functions: dict[str, Callable], rounds: int, scale: float) -> dict:
     }
 
 
+def varied(rows: Rows, n: int) -> Ragged:
+    """``n`` captions drawn from these, one word in ten exchanged for another of theirs."""
+    (texts,) = encode(rows)
+    generator = torch.Generator().manual_seed(0)
+    drawn = texts.select(torch.randint(len(texts.lengths), (n,), generator=generator))
+    exchanged = (torch.rand(len(drawn.tokens), generator=generator) < 0.1).nonzero().squeeze(1)
+    others = torch.randint(len(texts.tokens), (len(exchanged),), generator=generator)
+    drawn.tokens[exchanged] = texts.tokens[others]
+    return drawn
+
+
+def memory(n: int) -> dict:
+    """Seconds of self-BLEU of ``n`` captions, and the most memory that this process held: a peak never falls."""
+    texts = varied(load(10_000)[1], n)
+    self_bleu(ragged([[1], [2]]))
+    before = _peak()
+    start = time.perf_counter()
+    values = self_bleu(texts)
+    seconds = time.perf_counter() - start
+    tokens = len(texts.tokens)
+    return {
+        "texts": n,
+        "tokens": tokens,
+        "seconds": seconds,
+        "values": list(values.values()),
+        "peak_mib": _peak() / 2**20,
+        "bytes_a_token": (_peak() - before) / tokens,
+    }
+
+
+def _peak() -> int:
+    """Most memory that this process has held so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 @click.command()
 @click.option("--n", default=10_000, show_default=True, help="Hypotheses, and references.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--nltk-sample", default=10, show_default=True, help="Texts that NLTK scores; its time is scaled up.")
+@click.option("--memory", "texts_in_memory", type=int, metavar="N", help="Only: peak memory of self-BLEU of N texts.")
 @click.option("--json", "as_json", is_flag=True)
-def main(n: int, rounds: int, nltk_sample: int, as_json: bool) -> None:
+def main(n: int, rounds: int, nltk_sample: int, texts_in_memory: int | None, as_json: bool) -> None:
     """Time self-BLEU and BLEU against fast-bleu and NLTK."""
+    if texts_in_memory is not None:
+        found = memory(texts_in_memory)
+        if as_json:
+            click.echo(json.dumps({"benchmark": "self-BLEU memory", **found}, indent=2))
+        else:
+            click.echo(
+                f"self-BLEU of {found['texts']} texts, {found['tokens']} tokens: {found['seconds']:.1f} s, peak of the"
+                f" process {found['peak_mib']:.0f} MiB, {found['bytes_a_token']:.0f} bytes a token above the texts"
+            )
+        return
     corpus, hypotheses, references = load(n)
     tasks, missing = contestants(hypotheses, references, nltk_sample)
     self_bleu(ragged([[1], [2]]))  # the first call of torch's operators loads them

@@ -150,9 +150,20 @@ def test_records_of_different_questions_stand_side_by_side(run):
     kept = json.loads((run / "certificate.json").read_text())
     assert kept == {"format": 1, "certificates": {"adversarial/dev": first, "mle/dev": json.loads(json.dumps(mle))}}
     assert mle["weights"] != first["weights"]
-    other = certify(run, Study(n=40, critics=("wide",), seed=1), device=CPU)
-    assert other["critics"]["wide"]["gain"] != first["critics"]["wide"]["gain"]
+    other = certify(run, Study(n=40, critics=("own",), seed=1), device=CPU)
+    assert list(other["critics"]) == ["own"]
     assert json.loads((run / "certificate.json").read_text())["certificates"]["adversarial/dev"]["seed"] == 1
+
+
+def test_critics_asked_for_one_after_the_other_stand_in_one_record(run):
+    own = certify(run, Study(n=40, critics=("own",)), device=CPU)["critics"]
+    wide = certify(run, Study(n=40, critics=("wide",)), device=CPU)["critics"]
+    assert list(wide) == ["wide"]
+    kept = json.loads((run / "certificate.json").read_text())["certificates"]["adversarial/dev"]
+    assert kept["critics"] == own | wide
+    certify(run, Study(n=50, critics=("own",)), device=CPU)  # other samples: nothing of the old is left
+    kept = json.loads((run / "certificate.json").read_text())["certificates"]["adversarial/dev"]
+    assert list(kept["critics"]) == ["own"]
 
 
 def test_a_look_at_the_test_split_is_counted_and_calibrated_on_dev(run, seen, capsys):

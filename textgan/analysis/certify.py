@@ -274,9 +274,16 @@ def _cut(texts: Ragged, sizes: Sequence[int]) -> list[Ragged]:
 
 
 def _enter(run: Path, record: dict[str, Any]) -> None:
-    """Put the record into the run's ``certificate.json``, in the place of an earlier one of the same question."""
+    """Put the record into the run's ``certificate.json``, in the place of an earlier one of that arm and split.
+
+    Where nothing differs but the critics that were asked for, those of the earlier one stay beside the new.
+    """
     path = run / "certificate.json"
     kept = read_json(path).get("certificates", {})
     folds = f"/cross-fit-{record['cross_fit']}" if record["cross_fit"] else ""
-    kept[f"{record['arm']}/{record['split']}{folds}"] = record
+    key = f"{record['arm']}/{record['split']}{folds}"
+    old = kept.get(key, {})
+    if all(old.get(name) == value for name, value in record.items() if name not in ("critics", "texts")):
+        record = {**record, "critics": {**old["critics"], **record["critics"]}}
+    kept[key] = record
     write_atomically(path, json.dumps({"format": FORMAT, "certificates": kept}, indent=1, ensure_ascii=False))

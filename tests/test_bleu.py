@@ -263,7 +263,7 @@ def test_memory_benchmark_runs(monkeypatch, tmp_path):
     assert len(texts.lengths) == 300
     rows, keys = encode(hypotheses)[0].keys(), texts.keys()
     assert 0 < sum(key in rows for key in keys) < 150  # all but 0.9^12 have another word somewhere
-    found = memory(300)
+    found = memory(300, captions=40)
     assert found["texts"] == 300
     assert found["values"] == sorted(found["values"], reverse=True)
     assert found["bytes_a_token"] >= 0

@@ -121,9 +121,9 @@ def varied(rows: Rows, n: int) -> Ragged:
     return drawn
 
 
-def memory(n: int) -> dict:
+def memory(n: int, captions: int = 10_000) -> dict:
     """Seconds of self-BLEU of ``n`` captions, and the most memory that this process held: a peak never falls."""
-    texts = varied(load(10_000)[1], n)
+    texts = varied(load(captions)[1], n)
     self_bleu(ragged([[1], [2]]))
     before = _peak()
     start = time.perf_counter()

@@ -186,11 +186,9 @@ class _Job:
             say(f"note: look number {count} of this run at its test split (kept count of); choose on dev")
         real = self._real()
         try:
-            self._measure_points([(arm, todo[arm.name]) for arm in judged], missing, between)
+            self._measure_points([(arm, todo[arm.name]) for arm in judged], missing, real, between)
         finally:  # stopped or not, what is there is shown
-            points = self._points()
-            log_points(self.folder, points, real)
-            ledger.write_super_baseline(self.run, self.sweep.setting, points, real)
+            points = self._show(real)
         if reading_test:
             ledger.end_test_read(self.run)
         at = {(point.arm, point.sampler): point for point in points}
@@ -208,8 +206,19 @@ class _Job:
             "test_reads": ledger.test_reads(self.run),
         }
 
+    def _show(self, real: dict[str, float], *, pictures: bool = True) -> list[Point]:
+        """Bring TensorBoard and the super-baseline up to the records that are there, and return these."""
+        points = self._points()
+        log_points(self.folder, points, real, pictures=pictures)
+        ledger.write_super_baseline(self.run, self.sweep.setting, points, real)
+        return points
+
     def _measure_points(
-        self, todo: Iterable[tuple[Judged, list[Sampler]]], points: int, between: Callable[[], None]
+        self,
+        todo: Iterable[tuple[Judged, list[Sampler]]],
+        points: int,
+        real: dict[str, float],
+        between: Callable[[], None],
     ) -> None:
         """Draw, measure and write what is to do, arm by arm."""
         todo = [(arm, arm.draws(self.sweep.n, self.sweep.seed), samplers) for arm, samplers in todo if samplers]
@@ -245,6 +254,7 @@ class _Job:
                     done += 1
                     shown = " ".join(f"{name} {point.values[name]:.4g}" for name in SHOWN if name in point.values)
                     say(f"{done}/{points} {arm.name} {sampler}: {shown} ({time.monotonic() - began:.0f} s)")
+                self._show(real, pictures=False)
 
     def _point(self, arm: Judged, sampler: Sampler, texts: TextSet, likelihood: Scores) -> Point:
         found = measure_all(self.measures, texts)

@@ -25,8 +25,11 @@ ABOUT = (
 PAIRS = (("bleu_4", "self_bleu_4"), ("lm_kn", "rlm_kn"))
 
 
-def log_points(folder: Path, points: Sequence[Point], real: Mapping[str, float]) -> None:
-    """Write the event files of these points below ``folder`` (``RUN/evaluation/SETTING``)."""
+def log_points(folder: Path, points: Sequence[Point], real: Mapping[str, float], *, pictures: bool = True) -> None:
+    """Write the event files of these points below ``folder`` (``RUN/evaluation/SETTING``).
+
+    Pictures of fronts come with them where matplotlib is there; they take a second.
+    """
     for old in folder.rglob("events.out.tfevents.*"):
         old.unlink()
     curves = _curves(points)
@@ -37,7 +40,7 @@ def log_points(folder: Path, points: Sequence[Point], real: Mapping[str, float])
                     writer.add_scalar(f"front/{name}", number, round(100 * value))
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("front/about", ABOUT, 0)
-        if has_matplotlib():
+        if pictures and has_matplotlib():
             for quality, diversity in PAIRS:
                 image = _picture(points, quality, diversity, real)
                 if image is not None:

@@ -133,7 +133,7 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
     if protocol is not None:
         fixed = {name: getattr(protocol, name) for name in (*FIXED, "split", "tokenize")}
         for name in FIXED:
-            if name in given and not _same(name, given[name], fixed[name]):
+            if name in given and not _within(name, given[name], fixed[name]):
                 shown = fixed[name] if isinstance(fixed[name], int) else ",".join(fixed[name])
                 flag = "--embedder" if name == "embedders" else f"--{name}"
                 raise UserError(f"{protocol} fixes {name}={shown}; leave {flag} away, or leave --protocol away")
@@ -147,11 +147,12 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
     return Sweep(**values, arms=names, protocol=protocol)
 
 
-def _same(name: str, given: Any, fixed: Any) -> bool:
+def _within(name: str, given: Any, fixed: Any) -> bool:
+    """Whether what was given is the protocol's, or some of its samplers: each point is the same without the others."""
     from textgan.sampling.samplers import parse_samplers
 
     if name == "samplers":
-        return parse_samplers(given) == parse_samplers(fixed)
+        return set(parse_samplers(given)) <= set(parse_samplers(fixed))
     return set(given) == set(fixed) if name in ("embedders", "lm") else given == fixed
 
 

@@ -141,6 +141,15 @@ def test_batches_hold_rows_of_like_length():
     assert padded < 1.06 * int(lengths.sum())
 
 
+def test_batches_of_all_lengths_where_they_are_asked_for():
+    lengths = torch.arange(4000) % 40 + 1
+    plan, n = BatchPlan(lengths, 16, 3, by_length=False), 250
+    batches = torch.stack([plan.indices(step) for step in range(n)])
+    assert sorted(batches.flatten().tolist()) == list(range(4000))
+    within = lengths[batches].float().var(1).mean().item()
+    assert within == pytest.approx(lengths.float().var().item(), rel=0.05)  # as in the whole
+
+
 def test_a_caller_cannot_spoil_the_order():
     plan = BatchPlan(torch.tensor([1, 2, 3]), 3, 0)
     plan.indices(0).zero_()

@@ -1,5 +1,6 @@
 """Training end to end on a tiny model: learning, determinism, resuming, every option, and how runs end."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -337,6 +338,15 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
     assert len(drawn) > 60
     assert len(set(drawn)) == len(drawn)
     assert list(batches.values()) == [list(range(n)) for n in (6, 2 + 4 * 2, 4)]  # MLE; critic, pretraining first; G
+    assert [spread(plan) for plan in list(batches)] == [False, True, False]
+
+
+def spread(plan: BatchPlan) -> bool:
+    """Whether batches hold texts of all lengths, as the critic's do, who would else judge by length."""
+    lengths = torch.arange(1, 1601)
+    own = copy.copy(plan)
+    own._lengths, own._epoch, own.batches_per_epoch = lengths.numpy(), -1, 1600 // own._batch_size
+    return bool(lengths[own.indices(0)].float().std() > 200)
 
 
 def test_too_few_texts_are_refused_before_anything_is_written(tmp_path):

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from textgan.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#8c6d31")
@@ -54,8 +50,11 @@ def plot_fronts(comparison: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def draw_front(axes: Axes, comparison: dict[str, Any], pair: dict[str, Any]) -> None:
-    """Every arm's operating points of one pair of metrics, joined along temperature, real and published values."""
+def draw_front(axes: Any, comparison: dict[str, Any], pair: dict[str, Any]) -> None:
+    """Draw every arm's operating points of a pair of metrics into matplotlib's ``axes``, with real and published values.
+
+    Points of temperature are joined.
+    """
     quality, diversity = pair["quality"], pair["diversity"]
     for arm in comparison["arms"]:
         colour = _colour(comparison, arm["name"])
@@ -94,8 +93,8 @@ def draw_front(axes: Axes, comparison: dict[str, Any], pair: dict[str, Any]) -> 
     axes.legend(frameon=False, fontsize=8)
 
 
-def draw_difference(axes: Axes, pair: dict[str, Any], comparison: dict[str, Any], colour: str) -> None:
-    """The difference in diversity at equal quality, with its simultaneous band; above zero the arm is better."""
+def draw_difference(axes: Any, pair: dict[str, Any], comparison: dict[str, Any], colour: str) -> None:
+    """Draw the difference in diversity at equal quality with its simultaneous band into matplotlib's ``axes``."""
     grid = comparison["grid"]
     axes.fill_between(grid, comparison["lower"], comparison["upper"], color=colour, alpha=0.25, linewidth=0)
     axes.plot(grid, comparison["delta"], color=colour)
@@ -181,7 +180,7 @@ def _style(matplotlib) -> dict[str, Any]:
     }
 
 
-def _figure() -> tuple[Figure, Axes]:
+def _figure() -> tuple[Any, Any]:
     # Not pyplot: it keeps every figure, and may try to open a window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -191,7 +190,7 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def _save(figure: Any, stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
     for path in paths:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,0 +1,89 @@
+"""Quality-diversity fronts: the curve that a generator's operating points draw, and what is read off it.
+
+Both axes are turned so that larger is better. Every number comes with its leave-group-out values (see
+:mod:`textgan.metrics.jackknife`), so that whatever is computed of a front has a sampling error: the functions here
+work on replicates, arrays whose row 0 is of the whole sets and whose row g + 1 leaves group g out.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Front(NamedTuple):
+    """P operating points of one generator in one plane, larger better on both axes.
+
+    ``quality_groups`` and ``diversity_groups`` are the same values without the texts of each group, (P, G).
+    ``names`` are the samplers of the points, or empty.
+    """
+
+    quality: np.ndarray  # (P,)
+    diversity: np.ndarray  # (P,)
+    quality_groups: np.ndarray  # (P, G)
+    diversity_groups: np.ndarray  # (P, G)
+    names: tuple[str, ...] = ()
+
+    def replicates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Quality and diversity of the whole sets and without each group, (1 + G, P) each."""
+        quality = np.vstack([self.quality, np.asarray(self.quality_groups).T])
+        diversity = np.vstack([self.diversity, np.asarray(self.diversity_groups).T])
+        return quality, diversity
+
+    def select(self, rows: np.ndarray) -> "Front":
+        """The points with these indices."""
+        names = tuple(self.names[i] for i in rows) if self.names else ()
+        return Front(*(np.asarray(values)[rows] for values in self[:4]), names)
+
+
+def pareto(front: Front) -> Front:
+    """The points that no other beats on both axes, ascending in quality and so descending in diversity.
+
+    Of equal points the first is kept. Which ones stay is read off the whole sets. The best of many noisy points is
+    optimistic; so for the baseline's best of all samplers this counts against its challenger.
+    """
+    order = np.lexsort((np.arange(len(front.quality)), -front.diversity, -front.quality))  # best quality first
+    kept, best = [], -np.inf
+    for i in order:
+        if front.diversity[i] > best:
+            kept.append(i)
+            best = front.diversity[i]
+    return front.select(np.array(kept[::-1], dtype=int))
+
+
+def interpolate(quality: np.ndarray, diversity: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Diversity (R, K) of R curves at the qualities ``grid`` (K,) or (R, K), on straight lines between points.
+
+    ``quality`` and ``diversity`` are (R, P) with P at least 2. Beyond the ends the outermost line goes on: a replicate
+    without one group may end a little short of the whole set's curve, and must not be held flat there. Callers keep
+    the grid within the whole sets' range.
+    """
+    order = np.argsort(quality, axis=1, kind="stable")
+    q, d = np.take_along_axis(quality, order, 1), np.take_along_axis(diversity, order, 1)
+    grid = np.broadcast_to(grid, (len(q), np.shape(grid)[-1]))
+    left = np.clip((q[:, None, :] <= grid[:, :, None]).sum(2) - 1, 0, q.shape[1] - 2)  # (R, K)
+    q0, q1, d0, d1 = (np.take_along_axis(values, left + step, 1) for values in (q, d) for step in (0, 1))
+    width = q1 - q0
+    share = np.where(width > 0, (grid - q0) / np.where(width > 0, width, 1), 0.5)
+    return d0 + share * (d1 - d0)
+
+
+def overlap(fronts: Sequence[Front]) -> tuple[float, float] | None:
+    """The range of quality that all fronts reach, or None where there is none."""
+    low = max(float(front.quality.min()) for front in fronts)
+    high = min(float(front.quality.max()) for front in fronts)
+    return (low, high) if low <= high else None
+
+
+def hypervolume(quality: np.ndarray, diversity: np.ndarray, reference: tuple[float, float]) -> np.ndarray:
+    """Area (R,) between ``reference`` and the points of each row (R, P): what at least one point beats.
+
+    The staircase, not the lines between points. Points that do not beat the reference on both axes add nothing.
+    Source: Zitzler and Thiele 1998, "Multiobjective Optimization Using Evolutionary Algorithms".
+    """
+    order = np.argsort(-quality, axis=1, kind="stable")  # best quality first
+    q = np.take_along_axis(quality, order, 1) - reference[0]
+    d = np.take_along_axis(diversity, order, 1) - reference[1]
+    best = np.maximum.accumulate(np.clip(d, 0, None) * (q > 0), axis=1)
+    steps = np.diff(best, axis=1, prepend=0)
+    return (np.clip(q, 0, None) * steps).sum(1)

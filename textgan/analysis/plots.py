@@ -51,7 +51,7 @@ def plot_fronts(comparison: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def draw_front(axes: Any, comparison: dict[str, Any], pair: dict[str, Any]) -> None:
-    """Draw every arm's operating points of a pair of metrics into matplotlib's ``axes``, with real and published values.
+    """Draw every arm's operating points of a pair into matplotlib's ``axes``, with real and published values.
 
     Points of temperature are joined.
     """

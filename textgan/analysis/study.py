@@ -109,7 +109,7 @@ def build_study(sources: Sequence[Source], *, split: str = "dev", mark_differenc
             own = table.setdefault((source.setting, record.point.arm), {}).setdefault(source.seed, {})
             own[record.point.sampler] = record
     stands = _join(table)
-    titles = {source.setting: source.title for source in sources}
+    titles = _titles(sources)
     names = _names(list(dict.fromkeys(stands.values())), titles)
     arms = sorted((_arm(names[key], key, titles[key[0]], table[key], notes) for key in names), key=_place)
     signature, arms = _check_signatures(arms, mark_differences, notes)
@@ -149,14 +149,20 @@ def _same_weights(*arms: dict[int, dict[str, Record]]) -> bool:
     return bool(shared) and all(first[seed] == second[seed] is not None for seed in shared)
 
 
+def _titles(sources: Sequence[Source]) -> dict[str, str]:
+    """A title for each setting, unlike that of any other."""
+    titles: dict[str, str] = {}
+    for source in sources:
+        if source.setting not in titles:
+            taken = source.title in titles.values()
+            titles[source.setting] = f"{source.title}-{source.setting[:4]}" if taken else source.title
+    return titles
+
+
 def _names(keys: Sequence[Key], titles: dict[str, str]) -> dict[Key, str]:
     """A name for each arm: its kind, with the title of its setting where several are of that kind."""
     counts = Counter(kind for _, kind in keys)
-    names: dict[Key, str] = {}
-    for setting, kind in keys:
-        name = kind if counts[kind] == 1 else f"{titles[setting]}/{kind}"
-        names[setting, kind] = f"{titles[setting]}-{setting[:4]}/{kind}" if name in names.values() else name
-    return names
+    return {key: key[1] if counts[key[1]] == 1 else f"{titles[key[0]]}/{key[1]}" for key in keys}
 
 
 def _arm(name: str, key: Key, title: str, seeds: dict[int, dict[str, Record]], notes: list[str]) -> Arm:

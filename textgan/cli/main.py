@@ -13,7 +13,7 @@ from textgan.errors import UserError
 
 # Commands stand in textgan/cli/<name>.py under the same name. They import torch inside their functions, so that
 # `textgan --help` answers at once.
-COMMANDS = ("train", "sample", "score", "evaluate", "certify", "data", "config")
+COMMANDS = ("train", "sample", "score", "evaluate", "compare", "certify", "data", "config")
 
 # Read when torch loads: threads that wait for each other sleep instead of spinning. Where anything else runs on the
 # machine, spinning makes a training step on two cores up to fifteen times slower; on an idle one they are equal.

@@ -1,0 +1,107 @@
+"""A comparison in TensorBoard: means over seeds with their intervals, as runs that its margin charts draw.
+
+``OUT/tensorboard/ARM/FAMILY`` has the operating points of an arm, ``front/METRIC/value`` with ``lower`` and ``upper``,
+the step being 100 times the knob of the sampler; ``OUT/tensorboard/training/TITLE`` has the curves of the training
+itself, mean over the runs of one setting. The custom-scalars page lays them out with bands.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from textgan.metrics.jackknife import t_quantile
+from textgan.sampling.samplers import parse_samplers
+
+PARTS = ("value", "lower", "upper")  # the order in which a margin chart wants its tags
+TRAINING = ("quality/", "diversity/", "train/d_acc", "train/entropy")
+
+
+def log_margins(comparison: Mapping[str, Any], folder: Path) -> None:
+    """Write the event files of a comparison below ``folder``, in place of those that are there.
+
+    Args:
+        comparison: what ``textgan compare --json`` prints.
+        folder: ``OUT/tensorboard``; what is in it is taken away first.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    front_metrics: dict[str, None] = {}
+    training_tags: dict[str, None] = {}
+    for arm in comparison["arms"]:
+        families = dict.fromkeys(point["family"] for point in arm["points"])
+        for family in families:
+            own = sorted((_knob(point), point) for point in arm["points"] if point["family"] == family)
+            with SummaryWriter(str(folder / arm["name"] / family)) as writer:
+                for knob, point in own:
+                    for metric, value in point["values"].items():
+                        ends = (value["mean"], value["lower"], value["upper"])
+                        if None not in ends:
+                            front_metrics[metric] = None
+                            _write(writer, f"front/{metric}", ends, knob)
+    for title, runs in _settings(comparison["arms"]).items():
+        curves = training_curves(list(map(Path, runs)), comparison["level"])
+        if curves:
+            with SummaryWriter(str(folder / "training" / title)) as writer:
+                for tag, steps in curves.items():
+                    training_tags[tag] = None
+                    for step, ends in steps.items():
+                        _write(writer, tag, ends, step)
+    with SummaryWriter(str(folder)) as writer:
+        layout = {"Operating points": {name: _chart(f"front/{name}") for name in front_metrics}}
+        if training_tags:
+            layout["Training, mean over seeds"] = {tag: _chart(tag) for tag in training_tags}
+        writer.add_custom_scalars(layout)
+
+
+def training_curves(runs: Sequence[Path], level: float) -> dict[str, dict[int, tuple[float, float, float]]]:
+    """Mean of each logged value over several runs with its Student-t interval, by tag and step.
+
+    Steps and values that not all runs have are left out; empty for a single run.
+    """
+    logs = [_log(run) for run in runs if (run / "metrics.jsonl").is_file()]
+    if len(logs) < 2 or len(logs) < len(runs):
+        return {}
+    quantile = t_quantile(level, len(logs) - 1)
+    curves: dict[str, dict[int, tuple[float, float, float]]] = {}
+    for (tag, step), first in logs[0].items():
+        values = [first, *(log.get((tag, step)) for log in logs[1:])]
+        if None in values:
+            continue
+        mean, half = float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
+        curves.setdefault(tag, {})[step] = (mean, mean - half, mean + half)
+    return curves
+
+
+def _log(run: Path) -> dict[tuple[str, int], float]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return {
+        (tag, record["step"]): value
+        for record in records
+        for tag, value in record.items()
+        if tag.startswith(TRAINING) and not tag.endswith("_real") and value is not None
+    }
+
+
+def _settings(arms: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The runs of each setting, under its title."""
+    return {arm["title"]: arm["runs"] for arm in arms}
+
+
+def _knob(point: Mapping[str, Any]) -> int:
+    return round(100 * parse_samplers(point["sampler"])[0].value)
+
+
+def _write(writer: SummaryWriter, tag: str, ends: tuple[float, float, float], step: int) -> None:
+    for part, value in zip(PARTS, ends, strict=True):
+        writer.add_scalar(f"{tag}/{part}", value, step)
+
+
+def _chart(tag: str) -> list[Any]:
+    return ["Margin", [f"{tag}/{part}" for part in PARTS]]

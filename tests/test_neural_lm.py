@@ -14,9 +14,18 @@ from textgan.errors import UserError
 from textgan.training.evaluation import text_nll
 
 SMALL = LMShape(
-    n_layer=1, n_head=2, n_embd=16, dropout=0.0, lr=1e-2, warmup_steps=10, batch_size=32, block_size=40, max_steps=150
+    n_layer=1,
+    n_head=2,
+    n_embd=16,
+    dropout=0.0,
+    lr=1e-2,
+    warmup_steps=10,
+    batch_size=32,
+    block_size=40,
+    min_steps=150,
+    epochs=1,
 )
-HASTY = SMALL._replace(max_steps=20)
+HASTY = SMALL._replace(min_steps=20)
 WORDS = ["a", "b", "c", "d", "e", "f"]
 
 
@@ -141,7 +150,7 @@ def test_training_keeps_the_best_weights_and_stops(monkeypatch):
 
     monkeypatch.setattr("textgan.analysis.neural_lm.text_nll", spy)
     texts = [" ".join(random.Random(i).choices(WORDS, k=5)) for i in range(40)]
-    model = train(texts, SMALL._replace(max_steps=2000, patience=2, ema=0.5))
+    model = train(texts, SMALL._replace(min_steps=2000, patience=2, ema=0.5))
     apart, values = measured[0][0], [value for _, value in measured]
     assert len(apart) == 4
     assert len(values) < 40

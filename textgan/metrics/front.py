@@ -68,6 +68,35 @@ def interpolate(quality: np.ndarray, diversity: np.ndarray, grid: np.ndarray) ->
     return d0 + share * (d1 - d0)
 
 
+def envelope(curves: Sequence[Front], places: int = 81) -> Front:
+    """The best of several curves at each quality: what a generator reaches with whichever family of samplers suits.
+
+    Each curve is read on its own straight lines and the highest one is taken. To join the points of all families by
+    lines would cut corners: where two families nearly meet, noise decides which point another one beats. A curve of one
+    point counts at its own quality. Which curve is highest is read off the whole sets, so the best of noisy values is
+    optimistic; as a baseline that counts against its challenger.
+
+    Args:
+        curves: one front for each family.
+        places: qualities at which the result is known, besides those of all points; without names.
+    """
+    curves = [pareto(curve) for curve in curves]
+    qualities = np.concatenate([curve.quality for curve in curves])
+    at = np.union1d(np.linspace(qualities.min(), qualities.max(), places), qualities)
+    heights = []
+    for curve in curves:
+        quality, diversity = curve.replicates()
+        height = interpolate(quality, diversity, at) if len(curve.quality) > 1 else np.repeat(diversity, len(at), 1)
+        inside = (at >= curve.quality.min()) & (at <= curve.quality.max())
+        heights.append(np.where(inside, height, -np.inf))
+    stacked = np.stack(heights)  # (curves, 1 + G, K)
+    highest = np.take_along_axis(stacked, stacked[:, :1].argmax(0)[None], 0)[0]
+    known = np.isfinite(highest[0])  # not between two families that do not meet
+    at, highest = at[known], highest[:, known]
+    groups = len(highest) - 1
+    return Front(at, highest[0], np.tile(at[:, None], (1, groups)), highest[1:].T)
+
+
 def overlap(fronts: Sequence[Front]) -> tuple[float, float] | None:
     """The range of quality that all fronts reach, or None where there is none."""
     low = max(float(front.quality.min()) for front in fronts)

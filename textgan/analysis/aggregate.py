@@ -11,7 +11,7 @@ from textgan.analysis.ledger import badness
 from textgan.analysis.points import Point
 from textgan.analysis.study import Arm
 from textgan.metrics.bands import mean_over_seeds
-from textgan.metrics.front import Front
+from textgan.metrics.front import Front, envelope
 from textgan.metrics.jackknife import t_quantile
 from textgan.metrics.suite import better
 from textgan.sampling.samplers import PLAIN
@@ -88,6 +88,14 @@ def fronts(
         points = [arm.records[sampler][arm.seeds.index(seed)].point for sampler in samplers]
         found.append(front_of(points, quality, diversity))
     return found
+
+
+def envelopes(arm: Arm, seeds: Sequence[int], quality: str, diversity: str) -> list[Front] | None:
+    """The best of all samplers of each of these seeds: at every quality, of the family that is best there."""
+    families = dict.fromkeys(own[0].point.family for own in arm.records.values())
+    curves = [fronts(arm, seeds, quality, diversity, family=family) for family in families]
+    by_seed = list(zip(*filter(None, curves), strict=True))
+    return [envelope(own) for own in by_seed] or None
 
 
 def front_of(points: Sequence[Point], quality: str, diversity: str) -> Front:

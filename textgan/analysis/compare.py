@@ -16,7 +16,7 @@ import numpy as np
 
 from textgan import __version__
 from textgan.analysis import sentences
-from textgan.analysis.aggregate import arm_points, fronts, summary_table
+from textgan.analysis.aggregate import arm_points, envelopes, fronts, summary_table
 from textgan.analysis.published import published_for
 from textgan.analysis.runs import FILES
 from textgan.analysis.study import Arm, Study
@@ -177,13 +177,13 @@ def _curves(match: Match, pair: tuple[str, str]) -> Iterable[tuple[str, list[Fro
     own, theirs = ([pair_of_seeds[i] for pair_of_seeds in match.seeds] for i in (0, 1))
     other = fronts(match.arm, own, *pair, family=TEMPERATURE) or fronts(match.arm, own, *pair)
     baseline = fronts(match.against, theirs, *pair, family=TEMPERATURE)
-    envelope = fronts(match.against, theirs, *pair)
-    if other is None or envelope is None:
+    best = envelopes(match.against, theirs, *pair)
+    if other is None or best is None:
         return
     if baseline is not None:
         yield TEMPERATURE, baseline, other
-    if baseline is None or len(envelope[0].quality) > len(baseline[0].quality):
-        yield BEST, envelope, other
+    if match.against.having(*pair) != match.against.having(*pair, family=TEMPERATURE):
+        yield BEST, best, other
 
 
 def _front(

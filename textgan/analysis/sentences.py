@@ -88,8 +88,8 @@ def front_sentence(front: Mapping[str, Any], pair: Sequence[str], level: float) 
         shares = f"better over {_percent(front['share_dominated'])}, worse over {_percent(front['share_worse'])}"
         return f"{arm} and {against} cross {on}: {shares} of the overlap ({reach}; {band}); {average}; {loss}."
     if found == "worse":
-        share = _percent(front["share_worse"])
-        return f"{arm} is worse than {against} {on} over {share} of the overlap ({reach}; {band}); {average}; {loss}."
+        share = "the whole" if front["share_worse"] == 1 else f"{_percent(front['share_worse'])} of the"
+        return f"{arm} is worse than {against} {on} over {share} overlap ({reach}; {band}); {average}; {loss}."
     seen = f"at any one quality a gain of about {_number(front['detectable'])} could have been seen"
     return f"{arm} is not shown to differ from {against} {on} ({reach}; {band}); {average}; {seen}."
 
@@ -142,11 +142,12 @@ def _first_curve(fronts: Iterable[tuple[str, Mapping[str, Any]]], against: str) 
 
 def _short(front: Mapping[str, Any]) -> str:
     better_share, worse_share = _percent(front["share_dominated"]), _percent(front["share_worse"])
+    worse = "the whole" if front["share_worse"] == 1 else f"{worse_share} of the"
     return {
         "dominates": "dominates over the whole overlap",
         "better": f"dominates over {better_share} of the overlap",
         "crosses": f"better over {better_share}, worse over {worse_share} of the overlap",
-        "worse": f"worse over {worse_share} of the overlap",
+        "worse": f"worse over {worse} overlap",
         "nothing": "no difference shown",
         "apart": "no overlap",
     }[outcome(front)]
@@ -211,7 +212,7 @@ def _claims(arm: str, fronts: Sequence[tuple[str, Mapping[str, Any]]], compariso
     elif may:
         lines.append(f"May be claimed: {'; '.join(may)}{bound}.")
     if excused:
-        lines.append(f"May not be claimed: {arm} beats maximum likelihood; {'; '.join(excused)}.")
+        lines.append(f"May not be claimed: {arm} beats maximum likelihood: {'; '.join(excused)}.")
     if not_shown:
         lines.append(f"May not be claimed: any gain of {arm} on {', '.join(not_shown)}.")
     return lines

@@ -22,7 +22,7 @@ COMMANDS = [
 SMALL = [
     "threads=1",
     "log_every=1",
-    "data.size=300",
+    "data.size=1000",
     "generator.n_layer=1",
     "generator.n_head=2",
     "generator.n_embd=16",
@@ -79,6 +79,8 @@ def test_command_runs(desk, monkeypatch, command):
         (desk / "samples.txt").unlink(missing_ok=True)
     if words[1] == "train":
         arguments = shrunk(words)
+    elif words[1] in ("evaluate", "certify") and "--list-protocols" not in words:
+        arguments = [*words[1:], "-n", "60", *(["--samplers", "temperature=0.9,1"] if words[1] == "evaluate" else [])]
     elif "check" in words:
         globs = [sorted(Path().glob(word)) if "*" in word else [word] for word in words[1:]]
         arguments = [str(path) for paths in globs for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,9 +206,10 @@ def _print(comparison: dict[str, Any]) -> None:
     """Verdict, table, fronts and notes for a reader at a terminal."""
     from rich.console import Console
 
-    from textgan.analysis.tables import summary
+    from textgan.analysis.tables import WIDE, summaries
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=WIDE)  # a terminal wraps lines; rich would cut numbers off
+    width = shutil.get_terminal_size((120, 40)).columns
 
     def lines(head: str, texts: list[str]) -> None:
         if texts:
@@ -221,8 +223,9 @@ def _print(comparison: dict[str, Any]) -> None:
     lines("Verdict", comparison["verdict"])
     joint = [row["metric"] for row in comparison["joint"]]
     pairs = [row[axis] for row in comparison["pairs"] for axis in ("quality", "diversity")]
-    console.print()
-    console.print(summary(comparison, list(dict.fromkeys([*pairs, *joint, *HEADLINE]))))
+    for table in summaries(comparison, list(dict.fromkeys([*pairs, *joint, *HEADLINE])), width):
+        console.print()
+        console.print(table)
     lines("Fronts", [front["sentence"] for pair in comparison["pairs"] for front in pair["comparisons"]])
     lines("Best over samplers", [row["sentence"] for row in comparison["joint"]])
     lines("Notes", comparison["notes"])

@@ -140,3 +140,35 @@ def test_the_best_of_each_arm_is_compared():
     assert found.difference.mean == pytest.approx(other[0, 0] - base[0, 1])
     assert 0 < found.difference.lower < 0.5 < found.difference.upper < 0.6
     assert found.covers == SAMPLING_ONLY
+
+
+@pytest.mark.parametrize("tried, won", [((1, 20), "other"), ((20, 1), "baseline"), ((5, 5), "both")])
+@pytest.mark.parametrize("gap", [0, 0.2])
+def test_trying_more_samplers_wins_nothing(tried, won, gap):
+    """The best sampler of both arms is as good; more of them, as good or a little worse, make the best look better."""
+    rng = np.random.default_rng(0)
+    best, wins, losses = [], 0, 0
+    for _ in range(300):
+        arms = []
+        for count in tried:
+            values = rng.standard_normal((count, GROUPS))
+            values[1:] -= gap
+            arms.append(np.vstack([values.mean(1), without_each(values).T]))
+        found = compare_joint([arms[0]], [arms[1]])
+        best.append(found.difference.mean)
+        wins += found.difference.lower > 0
+        losses += found.difference.upper < 0
+    if gap == 0 and won != "both":
+        assert abs(np.mean(best)) > 0.35
+    assert max(wins, losses) <= 16  # 2.5 % and three standard deviations
+
+
+def test_a_better_best_is_found_among_samplers():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(50):
+        values = rng.standard_normal((2, 8, GROUPS))
+        values[0, 2:] -= 1
+        values[1, 3] += 1.5
+        found += compare_joint(*([np.vstack([v.mean(1), without_each(v).T])] for v in values)).difference.lower > 0
+    assert found >= 40

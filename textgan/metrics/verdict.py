@@ -193,7 +193,7 @@ class JointComparison:
     Attributes:
         baseline, other: best value, mean over seeds.
         baseline_at, other_at: for each seed, the index of its best sampler.
-        difference: other minus baseline, with its interval.
+        difference: other minus baseline, with an interval that also covers the choice of the samplers.
         covers: which errors the interval covers.
     """
 
@@ -212,42 +212,53 @@ def compare_joint(
     *,
     paired: bool = True,
     level: float = 0.95,
-    seed: int = 0,
 ) -> JointComparison:
     """Compare the best over samplers of a metric that sees quality and diversity at once.
 
-    The best of many noisy values is optimistic, and the more so the more samplers an arm was tried with. So each group
-    is judged at the sampler that is best without it: the sampler is chosen by some texts and its value told by
-    others. Where all groups choose alike, this is the plain value.
+    The best of many noisy values is optimistic, and the more so the more samplers an arm was tried with; a sampler
+    chosen by half of the groups and judged by the other half is not, but may not be the best. So an arm's best lies
+    between the two, and the interval reaches from the challenger's judged value against the baseline's best to the
+    reverse: either claim is made against the stronger reading of the opponent.
 
     Args:
         baseline, other: for each seed (1 + G, P): the values of P samplers, and below them those without each group.
             Negative of the metric where lower is better. The samplers may differ.
         paired: see :func:`compare_fronts`.
         level: of the interval.
-        seed: of the simulation behind it.
 
     Raises:
         ValueError: no seeds, or another number of them on both sides.
     """
     if not baseline or len(baseline) != len(other):
         raise ValueError(f"{len(baseline)} seeds of the baseline and {len(other)} of the other: pairs are needed")
-    best = [[_best(values) for values in side] for side in (baseline, other)]
-    estimate = mean_over_seeds(_differences(*best, paired=paired), level=level, seed=seed)
+    best, judged = (
+        [[function(np.asarray(values)) for values in side] for side in (baseline, other)]
+        for function in (_best, _judged)
+    )
+    lower = mean_over_seeds(_differences(best[0], judged[1], paired=paired), level=level).lower[0]
+    upper = mean_over_seeds(_differences(judged[0], best[1], paired=paired), level=level).upper[0]
+    means = [float(np.mean([values[0] for values in side])) for side in best]
     return JointComparison(
-        *(float(np.mean([values[0] for values in side])) for side in best),
+        *means,
         *(tuple(int(values[0].argmax()) for values in side) for side in (baseline, other)),
-        difference=Interval(*(float(values[0]) for values in estimate[:3])),
+        difference=Interval(means[1] - means[0], float(lower), float(upper)),
         covers=_covers(len(baseline)),
         level=level,
     )
 
 
 def _best(values: np.ndarray) -> np.ndarray:
-    """Replicates (1 + G,) of the best of P samplers, (1 + G, P): chosen without each group and told by it."""
+    """The column with the best first row, of replicates (1 + G, P)."""
+    return values[:, values[0].argmax()]
+
+
+def _judged(values: np.ndarray) -> np.ndarray:
+    """Replicates (1 + G,) of the sampler that each half of the groups finds best, judged by the other half."""
     groups = len(values) - 1
     own = values[0] - (groups - 1) * (values[1:] - values[1:].mean(0))  # what group g says of each sampler
-    told = np.take_along_axis(own, values[1:].argmax(1)[:, None], 1)[:, 0]
+    half = np.arange(groups) % 2
+    chosen = np.array([own[half == 1].mean(0).argmax(), own[half == 0].mean(0).argmax()])[half]
+    told = own[np.arange(groups), chosen]
     return np.concatenate([[told.mean()], (groups * told.mean() - told) / (groups - 1)])
 
 

@@ -69,6 +69,8 @@ def test_a_better_arm_is_found_with_its_parent_and_its_continuation(rng, tmp_pat
     assert first["hypervolume"]["difference"] > 0
     assert "adversarial dominates mle on BLEU-4/self-BLEU-4 over the whole overlap" in first["sentence"]
     assert found["verdict"][0].startswith("adversarial against mle: dominates over the whole overlap on BLEU-4/self-")
+    assert not any("continued against mle" in line for line in found["verdict"])  # it is a baseline itself
+    assert {row["arm"] for row in found["joint"]} == {"adversarial"}
     assert any(line.startswith("May be claimed: adversarial has a better trade-off than mle and continued on BLEU-4")
                for line in found["verdict"])  # fmt: skip
     json.dumps(found, allow_nan=False)
@@ -308,7 +310,7 @@ def test_copies_of_train_and_looks_at_test_are_told(rng, tmp_path):
     paths = runs(tmp_path, three_arms(rng, 0.04), seeds=2)
     (paths[0] / "evaluation" / "test_reads.json").write_text('{"count": 2}')
     found = judged(paths)
-    assert any("copies of train: 2.0 % at temperature 1, at most 2." in line for line in found["verdict"])
+    assert any("copies of train: 2.0 % at temperature 1, up to 2." in line for line in found["verdict"])
     assert found["test_reads"] == {str(paths[0]): 2}
     assert f"{paths[0]}: 2 looks at the test split so far" in found["notes"]
 

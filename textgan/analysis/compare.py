@@ -229,7 +229,11 @@ def _plain_front(found: FrontComparison, pair: tuple[str, str]) -> dict[str, Any
 
 def _joint(study: Study, matches: Sequence[Match], level: float) -> Iterable[dict[str, Any]]:
     names = [name for name in study.metrics() if better(name) and _is_joint(name)]
+    kinds = {name: arm.kind for name, arm in study.arms.items()}
+    judged = sentences.main_challengers([match.arm.name for match in matches], kinds)
     for match in matches:
+        if match.arm.name not in judged:
+            continue
         for name in names:
             yield from _best_of(match, name, level)
         mixture = study.name_of.get((match.against.setting, MIXTURE))

@@ -107,12 +107,18 @@ def joint_sentence(joint: Mapping[str, Any]) -> str:
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
     """For each challenger: where it wins and loses against each baseline, then what may and what may not be claimed."""
-    arms = list(dict.fromkeys((f["arm"]) for pair in comparison["pairs"] for f in pair["comparisons"]))
-    arms += [joint["arm"] for joint in comparison["joint"] if joint["arm"] not in arms]
+    told = [front["arm"] for pair in comparison["pairs"] for front in pair["comparisons"]]
+    told += [joint["arm"] for joint in comparison["joint"]]
     lines = []
-    for arm in dict.fromkeys(arms):
+    for arm in main_challengers(dict.fromkeys(told), {arm["name"]: arm["kind"] for arm in comparison["arms"]}):
         lines += _verdict_on(arm, comparison)
     return lines or ["there is nothing to compare: one arm alone, or no metrics in common"]
+
+
+def main_challengers(names: Iterable[str], kinds: Mapping[str, str]) -> list[str]:
+    """Those that a verdict is about: a continuation only where there is nothing else, for it is a baseline itself."""
+    names = list(names)
+    return [name for name in names if kinds[name] != "continued"] or names
 
 
 def _verdict_on(arm: str, comparison: Mapping[str, Any]) -> list[str]:
@@ -177,8 +183,9 @@ def _copies(arm: str, against: str, comparison: Mapping[str, Any]) -> list[str]:
 
     def told(name: str) -> str:
         plain, most = shares[name]
-        at_one = "" if plain is None else f"{_percent(plain, 1)} at temperature 1, "
-        return f"{at_one}at most {_percent(most, 1)}"
+        if plain in (None, most):
+            return _percent(most, 1)
+        return f"{_percent(plain, 1)} at temperature 1, up to {_percent(most, 1)} elsewhere"
 
     return [f"copies of train: {told(arm)} ({against}: {told(against)})"]
 

@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from textgan.sampling.samplers import PLAIN
+
 WIDE = 10_000
 WAYS = {1: "high", -1: "low", 0: "real"}
 
@@ -51,10 +53,10 @@ def _summary(comparison: Mapping[str, Any], metrics: Sequence[str], names: Seque
 
 
 def _cell(values: Mapping[str, Any]) -> str:
-    """Two lines: at temperature 1, and the best with its sampler; one where the sampler makes no difference."""
+    """Two lines: at temperature 1, and the best with its sampler; one where that is the best, or no sampler matters."""
     plain, best = values.get("at_1"), values.get("best")
     lines = [_number(plain)]
-    if best is not None and best["sampler"] is not None:
+    if best is not None and best["sampler"] not in (None, str(PLAIN)):
         lines.append(f"{_number(best)} {best['sampler']}")
     return "\n".join(lines)
 

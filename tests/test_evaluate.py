@@ -263,6 +263,33 @@ def test_a_broken_record_is_made_anew(copy):
     assert record(copy).values == kept
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".jsonl.gz"])
+@pytest.mark.parametrize("damage", ["cut", "garbled", "gone"])
+def test_broken_texts_are_told_and_made_anew(copy, suffix, damage):
+    path = copy / "evaluation" / f"dev-n{N}-s0" / "mle" / f"temperature=1{suffix}"
+    texts, content = record(copy).texts, path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        half = len(content) // 2
+        path.write_bytes(content[:half] if damage == "cut" else content[:half] + bytes(len(content) - half))
+    with pytest.raises(UserError, match="temperature=1.json cannot be read .*; delete it and evaluate again"):
+        record(copy)
+    evaluate(copy, Sweep(SAMPLERS[1:2], tokenize="chars", arms=("mle",), **SMALL), device=CPU)
+    assert record(copy).texts == texts
+
+
+def test_a_kill_while_a_record_is_replaced_leaves_none(copy, monkeypatch):
+    def killed(*args, **kwargs):
+        raise SystemExit
+
+    monkeypatch.setattr(np, "savez_compressed", killed)
+    with pytest.raises(SystemExit):
+        evaluate(copy, Sweep(SAMPLERS[1:2], tokenize="chars", arms=("mle",), **SMALL), device=CPU)
+    assert (copy / "evaluation" / f"dev-n{N}-s0" / "mle" / "temperature=0.8.json").is_file()
+    assert not (copy / "evaluation" / f"dev-n{N}-s0" / "mle" / "temperature=1.json").is_file()
+
+
 # ---------------------------------------------------------------------------------------------- test split, protocols
 
 

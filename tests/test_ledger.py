@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from textgan.analysis.ledger import (
     begin_test_read,
     end_test_read,
@@ -10,6 +12,7 @@ from textgan.analysis.ledger import (
     write_super_baseline,
 )
 from textgan.analysis.points import Point
+from textgan.errors import UserError
 
 looks = test_reads  # pytest would take the function for a test
 del test_reads
@@ -39,6 +42,13 @@ def test_a_look_that_was_stopped_goes_on_and_another_command_is_another_look(tmp
     assert begin_test_read(tmp_path, "textgan evaluate a", 3) == 1
     assert begin_test_read(tmp_path, "textgan evaluate a", 1) == 1
     assert begin_test_read(tmp_path, "textgan evaluate b", 1) == 2
+
+
+def test_a_broken_ledger_is_told(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "test_reads.json").write_text('{"count"')
+    with pytest.raises(UserError, match="test_reads.json is broken .*; mend it or move it away"):
+        looks(tmp_path)
 
 
 POINTS = [

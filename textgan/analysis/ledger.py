@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textgan.analysis.points import Point
+from textgan.errors import UserError
 from textgan.metrics.suite import better
 from textgan.training.checkpoint import write_atomically
 
@@ -24,8 +25,13 @@ MLE_ARMS = ("mle", "continued", "mle+kneser_ney")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The object in a file; empty where there is none. UserError where it is no JSON."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is broken ({error}); mend it or move it away") from None
 
 
 def test_reads(run: Path) -> int:

@@ -8,7 +8,10 @@ RUN/evaluation/SPLIT-nN-sSEED/ARM/SAMPLER.json     values, intervals, leave-grou
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,8 +70,9 @@ def point_path(run: Path, arm: str, sampler: str, *, split: str, n: int, seed: i
 
 
 def write_point(path: Path, point: Point) -> None:
-    """Write the record; the ``.json`` comes last, by a rename, so a record that is there is whole."""
+    """Write the record; an older one goes first and the ``.json`` comes last, so a record that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     with gzip.GzipFile(path.with_suffix(".jsonl.gz"), "wb", mtime=0) as file:
         file.writelines(json.dumps(text, ensure_ascii=False).encode() + b"\n" for text in point.texts)
     np.savez_compressed(path.with_suffix(".npz"), **point.per_text)
@@ -83,7 +87,7 @@ def read_point(path: Path, *, texts: bool = True) -> Point:
     """The record at ``path``; without its texts and per-text values where these are not needed.
 
     Raises:
-        UserError: no record of this version there.
+        UserError: no record of this version there, or a broken one.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -94,10 +98,13 @@ def read_point(path: Path, *, texts: bool = True) -> Point:
         raise UserError(f"{path} has format {version}, this textgan reads {FORMAT}; delete it and evaluate again")
     record["groups"] = {name: np.array(values) for name, values in record["groups"].items()}
     if texts:
-        with np.load(path.with_suffix(".npz")) as arrays:
-            record["per_text"] = dict(arrays)
-        with gzip.open(path.with_suffix(".jsonl.gz"), "rt", encoding="utf-8") as file:
-            record["texts"] = [json.loads(line) for line in file]
+        try:
+            with np.load(path.with_suffix(".npz")) as arrays:
+                record["per_text"] = dict(arrays)
+            with gzip.open(path.with_suffix(".jsonl.gz"), "rt", encoding="utf-8") as file:
+                record["texts"] = [json.loads(line) for line in file]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
     return Point(**record)
 
 

@@ -315,6 +315,20 @@ def test_copies_of_train_and_looks_at_test_are_told(rng, tmp_path):
     assert f"{paths[0]}: 2 looks at the test split so far" in found["notes"]
 
 
+def test_published_values_are_marks_where_they_have_a_place_in_a_front(rng, tmp_path):
+    for n, shown in ((10_000, True), (1000, False)):
+        legacy = {**SIGNATURE, "texts": n, "protocol": "image-coco-legacy v1", "split": "test"}
+        path = tmp_path / f"{n}"
+        write_run(path, {"mle": front(rng)}, signature=legacy, setting="test", n=200)
+        (path / "evaluation" / "test-n200-s0").rename(path / "evaluation" / f"test-n{n}-s0")
+        for record in path.rglob("*=*.json"):
+            record.write_text(record.read_text().replace('"n": 200', f'"n": {n}'))
+        study = build_study(run_sources([path]), split="test")
+        labels = [row["label"] for row in compare(study)["published"]]
+        assert ("LeakGAN" in labels) is shown  # its self-BLEU is of 9,984 texts
+        assert "RelGAN (100)" not in labels  # it has no self-BLEU
+
+
 # ---------------------------------------------------------------------------------------------- TensorBoard
 
 

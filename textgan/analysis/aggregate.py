@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from textgan.analysis.ledger import badness
-from textgan.analysis.points import Point
+from textgan.analysis.points import Point, read_texts
 from textgan.analysis.study import Arm
 from textgan.metrics.bands import mean_over_seeds
 from textgan.metrics.front import Front, envelope
@@ -59,7 +59,7 @@ def arm_points(arm: Arm, level: float) -> list[dict[str, Any]]:
             "sampler": sampler,
             "family": own[0].point.family,
             "values": over_seeds([record.point for record in own], level),
-            "samples": own[0].whole().texts[:SAMPLES],
+            "samples": read_texts(own[0].path, SAMPLES),
         }
         for sampler, own in arm.records.items()
     ]

@@ -78,7 +78,7 @@ def compare(
         "n": study.n,
         "arms": [_arm(study, arm, points[name]) for name, arm in study.arms.items()],
         "real": study.real,
-        "published": published_for(study.signature, study.n),
+        "published": _marks(study, pairs),
         "pairs": [_pair(pair, matches, level) for pair in pairs],
         "joint": list(_joint(study, matches, level)),
         "table": summary_table(study.metrics(), points, study.real),
@@ -304,6 +304,12 @@ def _arm(study: Study, arm: Arm, points: list[dict[str, Any]]) -> dict[str, Any]
         "differs": list(arm.differs),
         "points": points,
     }
+
+
+def _marks(study: Study, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Published values that have a place in some front."""
+    rows = published_for(study.signature, study.n)
+    return [row for row in rows if any(set(pair) <= row["values"].keys() for pair in pairs)]
 
 
 def _line(arm: Arm) -> str:

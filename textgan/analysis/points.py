@@ -101,11 +101,23 @@ def read_point(path: Path, *, texts: bool = True) -> Point:
         try:
             with np.load(path.with_suffix(".npz")) as arrays:
                 record["per_text"] = dict(arrays)
-            with gzip.open(path.with_suffix(".jsonl.gz"), "rt", encoding="utf-8") as file:
-                record["texts"] = [json.loads(line) for line in file]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
+        record["texts"] = read_texts(path)
     return Point(**record)
+
+
+def read_texts(path: Path, count: int | None = None) -> list[str]:
+    """The first ``count`` texts of the record at ``path``, or all; no more of them is read.
+
+    Raises:
+        UserError: they are broken or missing.
+    """
+    try:
+        with gzip.open(path.with_suffix(".jsonl.gz"), "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in itertools.islice(file, count)]
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
 
 
 def points_of(run: Path, *, texts: bool = False) -> list[Point]:

@@ -1,5 +1,6 @@
 """`textgan evaluate`: records against the same numbers worked out by hand, and going on after a stop."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from textgan.analysis.evaluate import Sweep, evaluate
 from textgan.analysis.points import points_of, read_point
 from textgan.analysis.protocols import find_protocol
+from textgan.analysis.study import signature_differences
 from textgan.cli import evaluate as command
 from textgan.configfile import load_config
 from textgan.data.tokenizer import load_tokenizer
@@ -155,8 +157,18 @@ def test_all_points_of_a_run_have_one_signature(trained, evaluated):
     assert len(set(signatures)) == 1
     signature = evaluated["signature"]
     assert signature["sampling"]["max_new_tokens"] == 96
-    assert signature["held_out"] == {"texts": 20, "train_texts": N, "temperature": 1}
+    held_out = signature["held_out"]
+    assert held_out.items() >= {"texts": 20, "train_texts": N, "temperature": 1}.items()
+    pieces = load_tokenizer(trained / "tokenizer.json").tokens(range(int(held_out["vocabulary"].split()[0])))
+    assert hashlib.sha256("\n".join(pieces).encode()).hexdigest().startswith(held_out["vocabulary"].split()[-1])
     assert signature["protocol"] is None
+
+
+def test_another_vocabulary_is_another_unit_of_likelihood(trained, evaluated, tmp_path):
+    config = load_config(trained / "config.yaml", ["tokenizer.min_count=2", "adversarial=none"])
+    train(config, tmp_path / "run")
+    other = evaluate(tmp_path / "run", Sweep(SAMPLERS[1:2], arms=("mle",), **SMALL), device=CPU)["signature"]
+    assert signature_differences(evaluated["signature"], other) == ["held_out.vocabulary"]
 
 
 def test_real_text_and_super_baseline_stand_beside(trained, evaluated):
@@ -273,7 +285,7 @@ def test_broken_texts_are_told_and_made_anew(copy, suffix, damage):
     else:
         half = len(content) // 2
         path.write_bytes(content[:half] if damage == "cut" else content[:half] + bytes(len(content) - half))
-    with pytest.raises(UserError, match="temperature=1.json cannot be read .*; delete it and evaluate again"):
+    with pytest.raises(UserError, match=r"temperature=1\.json cannot be read .*; delete it and evaluate again"):
         record(copy)
     evaluate(copy, Sweep(SAMPLERS[1:2], tokenize="chars", arms=("mle",), **SMALL), device=CPU)
     assert record(copy).texts == texts

@@ -47,7 +47,7 @@ def test_a_look_that_was_stopped_goes_on_and_another_command_is_another_look(tmp
 def test_a_broken_ledger_is_told(tmp_path):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "test_reads.json").write_text('{"count"')
-    with pytest.raises(UserError, match="test_reads.json is broken .*; mend it or move it away"):
+    with pytest.raises(UserError, match=r"test_reads\.json is broken .*; mend it or move it away"):
         looks(tmp_path)
 
 

@@ -119,7 +119,7 @@ def evaluate(
     held_out = HeldOut(
         splits[sweep.split],
         splits["train"],
-        unk_id=tokenizer.unk_id,
+        tokenizer=tokenizer,
         most_train=sweep.n,
         entropy=None if corpus.oracle is None else corpus.oracle.entropy()[0],
     )

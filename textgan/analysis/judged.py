@@ -119,18 +119,21 @@ class HeldOut:
         held_out: TokenDataset,
         train: TokenDataset,
         *,
-        unk_id: int | None,
+        tokenizer: Tokenizer,
         most_train: int,
         entropy: float | None = None,
     ):
         """``most_train``: of the training texts so many, drawn with a fixed seed; ``entropy`` of the truth, nats."""
-        self.held_out, self.unk_id, self.entropy = held_out, unk_id, entropy
+        self.held_out, self.unk_id, self.entropy = held_out, tokenizer.unk_id, entropy
+        pieces = "\n".join(tokenizer.tokens(range(tokenizer.vocab_size)))
+        self._vocabulary = f"{tokenizer.vocab_size} ids, SHA-256 {_digest(pieces.encode())}"
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:most_train].sort().values
         self.train = train.select(rows)
 
     def signature(self) -> dict[str, Any]:
-        """What moves the values."""
-        return {"held_out": {"texts": len(self.held_out), "train_texts": len(self.train), "temperature": 1}}
+        """What moves the values; a token of another vocabulary is another unit, of ``nll_div`` too."""
+        parts = {"texts": len(self.held_out), "train_texts": len(self.train), "temperature": 1}
+        return {"held_out": {**parts, "vocabulary": self._vocabulary}}
 
     def __call__(self, arm: Judged, device: torch.device) -> Scores:
         """The values of an arm."""

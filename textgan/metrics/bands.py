@@ -21,7 +21,7 @@ import numpy as np
 from textgan.metrics.jackknife import t_quantile
 
 DRAWS = 4000  # of the simulation behind a band's critical value
-TINY = 1e-300  # instead of a division by zero
+TINY = 1e-30  # instead of a division by zero
 
 
 class Estimate(NamedTuple):
@@ -34,25 +34,29 @@ class Estimate(NamedTuple):
     critical: float
 
 
-def mean_over_seeds(rows: Sequence[np.ndarray], *, level: float, seed: int = 0, draws: int = DRAWS) -> Estimate:
+def mean_over_seeds(
+    rows: Sequence[np.ndarray], *, level: float, groups: int | None = None, seed: int = 0, draws: int = DRAWS
+) -> Estimate:
     """Mean over S seeds of K differences, with a simultaneous band that covers seeds and sampling.
 
     Args:
-        rows: for each seed (1 + B, K): the differences, and below them B leave-group-out values: of G groups, or of G
-            of each of two unpaired sets.
+        rows: for each seed (1 + B, K): the differences, and below them B leave-group-out values.
         level: of the band.
+        groups: G, where the B = 2 G values leave out the groups of first one and then the other of two unpaired sets;
+            by default B.
         seed, draws: of the simulation of its critical value.
     """
     values = np.stack([row[0] for row in rows])  # (S, K)
     deviations = np.stack([row[1:] - row[1:].mean(0) for row in rows])  # (S, B, K)
     S, B, _ = deviations.shape
-    factor = (B - 1) / B
+    groups = groups or B
+    factor = (groups - 1) / groups
     center = values.mean(0)
     # Seeds share their random numbers, so the error of the mean is taken from the mean's own leave-group-out values.
     sampling = factor * np.square(deviations.mean(0)).sum(0)
     if S == 1:
         se = np.sqrt(sampling)
-        critical = sup_t_quantile(deviations[0], B - 1, level, seed=seed, draws=draws)
+        critical = sup_t_quantile(deviations[0], groups - 1, level, seed=seed, draws=draws)
     else:
         residuals = values - center
         between = np.square(residuals).sum(0) / (S * (S - 1))
@@ -96,7 +100,7 @@ def sup_t_quantile(
     if not pooled:
         loadings = _less_correlated(loadings, degrees)
         return max(t_quantile(level, degrees), *_quantiles(loadings, degrees, level, [None], seed, draws))
-    given = _quantiles(loadings, degrees, level, [np.square(spread), np.ones(1)], seed, draws)
+    given = _quantiles(loadings, degrees, level, [np.square(spread / spread.max()), np.ones(1)], seed, draws)
     return max(t_quantile(level, degrees), _quantile_of_smooth_curves(len(spread), degrees, level, draws), *given)
 
 
@@ -105,10 +109,12 @@ def _quantiles(
 ) -> np.ndarray:
     """Quantile of the largest |t| for each of ``scales``: the variances, (K,), that are pooled; None: they are not."""
     rng = np.random.default_rng(seed)
+    loadings = loadings.astype(np.float32)
     largest = []
     step = max(1, 2**20 // ((degrees + 1) * loadings.shape[1]))
     for start in range(0, draws, step):
-        units = rng.standard_normal((min(step, draws - start), degrees + 1, len(loadings))) @ loadings
+        size = (min(step, draws - start), degrees + 1, len(loadings))
+        units = rng.standard_normal(size, dtype=np.float32) @ loadings
         mean, variance = np.abs(units.mean(1)), units.var(1, ddof=1)
         worlds = [variance if s is None else np.maximum(variance, _typical(variance * s) / s) for s in scales]
         largest.append([(mean / np.sqrt(np.maximum(world, TINY) / (degrees + 1))).max(1) for world in worlds])

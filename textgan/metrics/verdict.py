@@ -104,7 +104,8 @@ def compare_fronts(
         min(float(np.min(getattr(front, axis))) for front in (*baseline, *other)) for axis in ("quality", "diversity")
     )
     areas = [[hypervolume(*front.replicates(), reference) for front in side] for side in (baseline, other)]
-    volume = mean_over_seeds(_differences(*areas, paired=paired), level=level, seed=seed)
+    groups = np.shape(baseline[0].quality_groups)[1]
+    volume = mean_over_seeds(_differences(*areas, paired=paired), level=level, groups=groups, seed=seed)
     volumes = {
         "reference": reference,
         "baseline": float(np.mean([area[0] for area in areas[0]])),
@@ -120,8 +121,8 @@ def compare_fronts(
         nothing, unknown = np.zeros(0), (float("nan"),) * 3
         return FrontComparison(*[nothing] * 4, None, 0.0, 0.0, Interval(*unknown), Regret(*unknown), **common)
     rows = _differences(*curves, paired=paired)
-    band = mean_over_seeds(rows, level=level, seed=seed)
-    mean = mean_over_seeds([row.mean(-1, keepdims=True) for row in rows], level=level, seed=seed)
+    band = mean_over_seeds(rows, level=level, groups=groups, seed=seed)
+    mean = mean_over_seeds([row.mean(-1, keepdims=True) for row in rows], level=level, groups=groups, seed=seed)
     worst = int(np.argmin(band.center))
     return FrontComparison(
         grid=at,
@@ -235,13 +236,16 @@ def compare_joint(
         [[function(np.asarray(values)) for values in side] for side in (baseline, other)]
         for function in (_best, _judged)
     )
-    lower = mean_over_seeds(_differences(best[0], judged[1], paired=paired), level=level).lower[0]
-    upper = mean_over_seeds(_differences(judged[0], best[1], paired=paired), level=level).upper[0]
+    groups = len(baseline[0]) - 1
+    careful, bold = (
+        mean_over_seeds(_differences(*sides, paired=paired), level=level, groups=groups)
+        for sides in ((best[0], judged[1]), (judged[0], best[1]))
+    )
     means = [float(np.mean([values[0] for values in side])) for side in best]
     return JointComparison(
         *means,
         *(tuple(int(values[0].argmax()) for values in side) for side in (baseline, other)),
-        difference=Interval(means[1] - means[0], float(lower), float(upper)),
+        difference=Interval(means[1] - means[0], float(careful.lower[0]), float(bold.upper[0])),
         covers=_covers(len(baseline)),
         level=level,
     )

@@ -1,7 +1,7 @@
 """The whole suite of ``textgan evaluate`` on 10,000 captions: seconds of each family of metrics.
 
-As many references and training texts as samples, leave-group-out values and intervals included; LM scores apart, as they
-are not part of the bar. No peer measures all of this; for those of single metrics see the benchmark ``metrics``.
+As many references and training texts as samples, leave-group-out values included; LM scores are told apart. No peer
+measures all of this; for those of single metrics see the benchmark ``metrics``.
 """
 
 import json

@@ -17,6 +17,7 @@ import numpy as np
 from textgan import __version__
 from textgan.analysis import sentences
 from textgan.analysis.aggregate import arm_points, envelopes, fronts, summary_table
+from textgan.analysis.matched import matched
 from textgan.analysis.published import published_for
 from textgan.analysis.runs import FILES
 from textgan.analysis.study import Arm, Study
@@ -79,7 +80,7 @@ def compare(
         "arms": [_arm(study, arm, points[name]) for name, arm in study.arms.items()],
         "real": study.real,
         "published": _marks(study, pairs),
-        "pairs": [_pair(pair, matches, level) for pair in pairs],
+        "pairs": [_pair(pair, matches, level, notes) for pair in pairs],
         "joint": list(_joint(study, matches, level)),
         "table": summary_table(study.metrics(), points, study.real),
         "signatures": {name: _line(arm) for name, arm in study.arms.items()},
@@ -154,7 +155,7 @@ def _match(study: Study, arm: Arm, against: Arm, notes: list[str]) -> Match:
 # ------------------------------------------------------------------------------------------------ fronts
 
 
-def _pair(pair: tuple[str, str], matches: Sequence[Match], level: float) -> dict[str, Any]:
+def _pair(pair: tuple[str, str], matches: Sequence[Match], level: float, notes: list[str]) -> dict[str, Any]:
     quality, diversity = pair
     arms = {arm.name: arm for match in matches for arm in (match.arm, match.against)}
     everything = [front for arm in arms.values() for front in fronts(arm, arm.seeds, *pair) or ()]
@@ -167,12 +168,12 @@ def _pair(pair: tuple[str, str], matches: Sequence[Match], level: float) -> dict
         "comparisons": [
             _front(match, curve, baseline, other, pair, level, reference)
             for match in matches
-            for curve, baseline, other in _curves(match, pair)
+            for curve, baseline, other in _curves(match, pair, notes)
         ],
     }
 
 
-def _curves(match: Match, pair: tuple[str, str]) -> Iterable[tuple[str, list[Front], list[Front]]]:
+def _curves(match: Match, pair: tuple[str, str], notes: list[str]) -> Iterable[tuple[str, list[Front], list[Front]]]:
     """Name, fronts of the baseline and of the challenger, one a pair of seeds, for each comparison that can be made."""
     own, theirs = ([pair_of_seeds[i] for pair_of_seeds in match.seeds] for i in (0, 1))
     other = fronts(match.arm, own, *pair, family=TEMPERATURE) or fronts(match.arm, own, *pair)
@@ -184,6 +185,10 @@ def _curves(match: Match, pair: tuple[str, str]) -> Iterable[tuple[str, list[Fro
         yield TEMPERATURE, baseline, other
     if match.against.having(*pair) != match.against.having(*pair, family=TEMPERATURE):
         yield BEST, best, other
+    alike = matched(match.against, match.arm, match.seeds, pair, family=TEMPERATURE)
+    notes += sentences.matching_notes(match.arm.name, match.against.name, pair, alike)
+    if alike is not None:
+        yield MATCHED, alike.baseline, alike.other
 
 
 def _front(

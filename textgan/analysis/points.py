@@ -12,6 +12,7 @@ import itertools
 import json
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def read_texts(path: Path, count: int | None = None) -> list[str]:
         with gzip.open(path.with_suffix(".jsonl.gz"), "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in itertools.islice(file, count)]
     except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
+
+
+def read_columns(path: Path, names: Collection[str]) -> dict[str, np.ndarray] | None:
+    """Values text by text of the record at ``path``, (n,) by name, nothing else; None where some name is not there."""
+    try:
+        with np.load(path.with_suffix(".npz")) as arrays:
+            return {name: arrays[name] for name in names} if set(names) <= set(arrays.files) else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
 
 

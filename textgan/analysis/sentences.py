@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from textgan.analysis.matched import Matched
+
 # Endings that only say what a number was computed with; the plain name serves where it is the only one.
 _NAMES = {
     "self_bleu": "self-BLEU",
@@ -231,6 +233,16 @@ def _where(front: Mapping[str, Any]) -> str:
         "best of all samplers": f"against {front['against']} with its best sampler",
         "matched by length and novelty": f"against {front['against']} at equal length and novelty",
     }[front["curve"]]
+
+
+def matching_notes(arm: str, against: str, pair: Sequence[str], alike: Matched | None) -> list[str]:
+    """How much of the texts is left where arms are weighted to the same lengths and novelty, or why they are not."""
+    who = f"{arm} and {against} on {pair_name(pair)}"
+    if alike is None:
+        return [f"{who}: not matched by length and novelty (no means over texts, or nothing in common)"]
+    share = _percent(alike.effective)
+    told = f"{who}, matched by length and novelty: at least {share} of each point's texts are effective"
+    return [f"{told}; left out for some seed: {', '.join(alike.left_out)}" if alike.left_out else told]
 
 
 def notes(comparison: Mapping[str, Any], signature: Mapping[str, Any]) -> list[str]:

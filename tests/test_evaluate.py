@@ -171,6 +171,16 @@ def test_another_vocabulary_is_another_unit_of_likelihood(trained, evaluated, tm
     assert signature_differences(evaluated["signature"], other) == ["held_out.vocabulary"]
 
 
+@pytest.mark.parametrize("too_long", ["drop", "window"])
+def test_no_divergence_from_the_truth_where_texts_were_cut_or_dropped(trained, evaluated, tmp_path, too_long):
+    assert "kl_to_model" in evaluated["points"][0].values
+    settings = ["generator.block_size=54", f"data.too_long={too_long}", "adversarial=none"]
+    results = train(load_config(trained / "config.yaml", settings), tmp_path / "run")
+    (point,) = evaluate(tmp_path / "run", Sweep(SAMPLERS[1:2], arms=("mle",), **SMALL), device=CPU)["points"]
+    assert "nll" in point.values and "kl_to_model" not in point.values
+    assert "nll" in results["phases"]["mle"]["metrics"] and "kl_to_model" not in results["phases"]["mle"]["metrics"]
+
+
 def test_real_text_and_super_baseline_stand_beside(trained, evaluated):
     folder = trained / "evaluation"
     real = json.loads((folder / f"dev-n{N}-s0" / "real.json").read_text())

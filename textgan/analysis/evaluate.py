@@ -122,6 +122,7 @@ def evaluate(
         tokenizer=tokenizer,
         most_train=sweep.n,
         entropy=None if corpus.oracle is None else corpus.oracle.entropy()[0],
+        texts=len(references),
     )
     measures = make_measures(
         references,

@@ -111,7 +111,7 @@ class HeldOut:
 
     All are exact, at temperature 1, with the end of text counted, in nats a token; ``nll_text`` is in nats a text, and
     ``nll_known`` over the texts without <unk>. With a true distribution, ``kl_to_model`` is KL(truth || model), nats a
-    text. Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
+    text; it needs every held-out text whole, and is left out where some were cut or dropped as too long. Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
     """
 
     def __init__(
@@ -122,9 +122,14 @@ class HeldOut:
         tokenizer: Tokenizer,
         most_train: int,
         entropy: float | None = None,
+        texts: int | None = None,
     ):
-        """``most_train``: of the training texts so many, drawn with a fixed seed; ``entropy`` of the truth, nats."""
-        self.held_out, self.unk_id, self.entropy = held_out, tokenizer.unk_id, entropy
+        """``most_train``: of the training texts so many, drawn with a fixed seed; ``entropy`` of the truth, nats.
+
+        ``texts``: number of held-out texts, where some may not be one row.
+        """
+        whole = texts is None or texts == len(held_out)  # too long ones are all cut or all dropped
+        self.held_out, self.unk_id, self.entropy = held_out, tokenizer.unk_id, entropy if whole else None
         pieces = "\n".join(tokenizer.tokens(range(tokenizer.vocab_size)))
         self._vocabulary = f"{tokenizer.vocab_size} ids, SHA-256 {_digest(pieces.encode())}"
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:most_train].sort().values

@@ -151,12 +151,16 @@ class Evaluator:
         return self.real[n]
 
     def _against_truth(self, texts: list[str], nll_text: float) -> dict[str, float]:
-        """Share of valid samples, their NLL under the truth, and KL(truth || model), all in nats a text."""
+        """Share of valid samples, their NLL under the truth, and KL(truth || model), all in nats a text.
+
+        The divergence needs every text of dev whole: it is left out where some were cut or dropped as too long.
+        """
         log_probs = [self.corpus.oracle.log_prob(text) for text in texts]
         finite = [value for value in log_probs if value > -math.inf]
         entropy, _ = self.corpus.oracle.entropy()
-        values = {"quality/valid": len(finite) / len(texts), "quality/kl_to_model": nll_text - entropy}
-        values["quality/nll_true_real"] = entropy
+        values = {"quality/valid": len(finite) / len(texts), "quality/nll_true_real": entropy}
+        if len(self.dev) == len(self.corpus.dev):
+            values["quality/kl_to_model"] = nll_text - entropy
         if finite:
             values["quality/nll_true"] = -sum(finite) / len(finite)
         if self.oracle_length is not None:

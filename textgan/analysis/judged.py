@@ -111,7 +111,8 @@ class HeldOut:
 
     All are exact, at temperature 1, with the end of text counted, in nats a token; ``nll_text`` is in nats a text, and
     ``nll_known`` over the texts without <unk>. With a true distribution, ``kl_to_model`` is KL(truth || model), nats a
-    text; it needs every held-out text whole, and is left out where some were cut or dropped as too long. Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
+    text; it needs every held-out text whole, and is left out where some were cut or dropped as too long.
+    Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
     """
 
     def __init__(

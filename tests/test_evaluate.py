@@ -262,6 +262,25 @@ def test_other_weights_are_measured_anew(copy):
     assert record(copy).values == record(copy, "adversarial").values
 
 
+def test_records_of_weights_that_are_gone_do_not_stay_beside_new_ones(copy, capsys):
+    shutil.copy(arms(copy)["continued"] / "model.safetensors", arms(copy)["mle"] / "model.safetensors")
+    evaluate(copy, Sweep(SAMPLERS[1:2], arms=("mle",), **SMALL), device=CPU)
+    assert "mle: removed 4 records of other weights" in capsys.readouterr().err
+    folder = copy / "evaluation" / f"dev-n{N}-s0"
+    assert sorted(path.name for path in (folder / "mle").iterdir() if path.is_file()) == [
+        "temperature=1.json",
+        "temperature=1.jsonl.gz",
+        "temperature=1.npz",
+    ]
+    assert len(list((folder / "adversarial").glob("*.json"))) == len(SAMPLERS)
+
+
+def test_a_broken_record_of_a_point_that_is_not_asked_for_does_no_harm(copy):
+    (copy / "evaluation" / f"dev-n{N}-s0" / "mle" / "temperature=1.json").write_text("{")
+    result = evaluate(copy, Sweep(SAMPLERS[:1], arms=("mle",), **SMALL), device=CPU)
+    assert [point.sampler for point in result["points"]] == ["temperature=0.8"]
+
+
 def test_another_tokenization_is_measured_anew_on_the_texts_that_are_there(copy, monkeypatch):
     texts = record(copy).texts
     values = record(copy).values

@@ -179,6 +179,7 @@ class _Job:
             if self._kept(arm, sampler) is None:
                 todo[arm.name].append(sampler)
         missing, whole = sum(map(len, todo.values())), len(asked)
+        self._remove_stale(judged)
         if missing < whole:
             say(f"{whole - missing} of {whole} operating points are there already")
         reading_test = missing and self.sweep.split == "test"
@@ -283,11 +284,8 @@ class _Job:
 
     def _record(self, arm: Judged, sampler: Sampler, *, texts: bool) -> Point | None:
         """The record that stands there, of whatever signature; None where there is none of these weights."""
-        try:
-            point = read_point(self._path(arm, sampler), texts=texts)
-        except UserError:  # none, or one that an older version wrote: it is made anew
-            return None
-        return point if point.weights == arm.weights else None
+        point = _point_at(self._path(arm, sampler), texts=texts)
+        return point if point is not None and point.weights == arm.weights else None
 
     def _kept(self, arm: Judged, sampler: Sampler) -> Point | None:
         """The record that need not be made again."""
@@ -304,8 +302,19 @@ class _Job:
 
     def _points(self) -> list[Point]:
         """All records of this setting and signature, those of earlier calls with other samplers too."""
-        found = [read_point(path, texts=False) for path in sorted(self.folder.glob("*/*.json"))]
-        return [point for point in found if point.signature == self.signature]
+        found = (_point_at(path) for path in sorted(self.folder.glob("*/*.json")))
+        return [point for point in found if point is not None and point.signature == self.signature]
+
+    def _remove_stale(self, judged: Iterable[Judged]) -> None:
+        """Remove records of weights that these arms no longer have: beside new ones they would make a false curve."""
+        for arm in judged:
+            paths = sorted((self.folder / arm.name).glob("*.json"))
+            stale = [path for path in paths if (point := _point_at(path)) is not None and point.weights != arm.weights]
+            for path in stale:
+                for suffix in (".json", ".npz", ".jsonl.gz"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+            if stale:
+                say(f"{arm.name}: removed {len(stale)} records of other weights than it has now")
 
     def _real(self) -> dict[str, float]:
         """Values of real text, computed once."""
@@ -316,3 +325,11 @@ class _Job:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False))
         return kept["values"]
+
+
+def _point_at(path: Path, *, texts: bool = False) -> Point | None:
+    """The record there; None where there is none, a broken one, or one that an older version wrote."""
+    try:
+        return read_point(path, texts=texts)
+    except UserError:
+        return None

@@ -77,7 +77,7 @@ def test_json_is_what_is_written(paths, tmp_path):
     assert printed["pairs"][0]["comparisons"][0]["arm"] == "adversarial"
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert (out / "front-bleu_4-self_bleu_4.png").stat().st_size > 1000
-    assert list((out / "tensorboard" / "mle" / "temperature").glob("events.*"))
+    assert list((out / "tensorboard" / "mle").glob("events.*"))
 
 
 def test_nothing_is_written_where_nothing_was_asked_for(paths, tmp_path):

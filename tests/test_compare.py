@@ -342,9 +342,9 @@ def test_margins_are_runs_of_their_own_with_a_chart_each(rng, tmp_path):
     (tmp_path / "tb" / "stale").mkdir(parents=True)
     log_margins(found, tmp_path / "tb")
     assert not (tmp_path / "tb" / "stale").exists()
-    events = EventAccumulator(str(tmp_path / "tb" / "adversarial" / "temperature")).Reload()
+    events = EventAccumulator(str(tmp_path / "tb" / "adversarial")).Reload()
     for part, key in (("value", "mean"), ("lower", "lower"), ("upper", "upper")):
-        curve = [(event.step, event.value) for event in events.Scalars(f"front/self_bleu_4/{part}")]
+        curve = [(event.step, event.value) for event in events.Scalars(f"temperature/self_bleu_4/{part}")]
         points = found["arms"][1]["points"]
         expected = [(s, p["values"]["self_bleu_4"][key]) for s, p in zip((60, 80, 100, 120), points, strict=True)]
         assert curve == [(step, pytest.approx(value)) for step, value in expected]
@@ -355,11 +355,16 @@ def test_margins_are_runs_of_their_own_with_a_chart_each(rng, tmp_path):
     assert {tag.rpartition("/")[0] for tag in training.Tags()["scalars"]} == {"quality/nll"}
     whole = EventAccumulator(str(tmp_path / "tb")).Reload()
     layout = Layout.FromString(whole.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    assert [category.title for category in layout.category] == ["Operating points", "Training, mean over seeds"]
-    chart = next(c for c in layout.category[0].chart if c.title == "self_bleu_4")
+    assert [category.title for category in layout.category] == [
+        "training, mean over seeds",
+        "temperature (step: 100 x)",
+    ]  # shown from the last to the first, as are the charts of each
+    titles = [chart.title for chart in layout.category[1].chart]
+    assert titles == ["copies", "frechet_ngrams", "self_bleu_4", "bleu_4"]
+    chart = layout.category[1].chart[2]
     (series,) = chart.margin.series
     assert (series.value, series.lower, series.upper) == tuple(
-        f"front/self_bleu_4/{part}" for part in ("value", "lower", "upper")
+        f"temperature/self_bleu_4/{part}" for part in ("value", "lower", "upper")
     )
 
 

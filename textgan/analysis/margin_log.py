@@ -1,8 +1,8 @@
 """A comparison in TensorBoard: means over seeds with their intervals, as runs that its margin charts draw.
 
-``OUT/tensorboard/ARM/FAMILY`` has the operating points of an arm, ``front/METRIC/value`` with ``lower`` and ``upper``,
-the step being 100 times the knob of the sampler; ``OUT/tensorboard/training/TITLE`` has the curves of the training
-itself, mean over the runs of one setting. The custom-scalars page lays them out with bands.
+``OUT/tensorboard/ARM`` has the operating points of an arm under ``FAMILY/METRIC/value`` with ``lower`` and ``upper``;
+the step is 100 times the knob of the sampler (temperature 0.8 is step 80). ``OUT/tensorboard/training/TITLE`` has the
+curves of the training itself, mean over the runs of one setting. The custom-scalars page lays them out with bands.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from textgan.metrics.jackknife import t_quantile
 from textgan.sampling.samplers import parse_samplers
 
 PARTS = ("value", "lower", "upper")  # the order in which a margin chart wants its tags
+EXPLAINING = ("copies", "nearest_train", "novelty_4", "length_mean", "distinct_2", "unique", "nll_div", "truncated")
 TRAINING = ("quality/", "diversity/", "train/d_acc", "train/entropy")
 
 
@@ -31,32 +32,40 @@ def log_margins(comparison: Mapping[str, Any], folder: Path) -> None:
         folder: ``OUT/tensorboard``; what is in it is taken away first.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    front_metrics: dict[str, None] = {}
-    training_tags: dict[str, None] = {}
+    charts: dict[str, dict[str, list[Any]]] = {}
+    shown = _shown(comparison)
     for arm in comparison["arms"]:
-        families = dict.fromkeys(point["family"] for point in arm["points"])
-        for family in families:
-            own = sorted((_knob(point), point) for point in arm["points"] if point["family"] == family)
-            with SummaryWriter(str(folder / arm["name"] / family)) as writer:
-                for knob, point in own:
-                    for metric, value in point["values"].items():
-                        ends = (value["mean"], value["lower"], value["upper"])
-                        if None not in ends:
-                            front_metrics[metric] = None
-                            _write(writer, f"front/{metric}", ends, knob)
+        with SummaryWriter(str(folder / arm["name"])) as writer:
+            for point in sorted(arm["points"], key=_knob):  # steps of one tag ascend
+                for metric, value in point["values"].items():
+                    ends = (value["mean"], value["lower"], value["upper"])
+                    if None not in ends:
+                        tag = f"{point['family']}/{metric}"
+                        _write(writer, tag, ends, _knob(point))
+                        if metric in shown:
+                            charts.setdefault(f"{point['family']} (step: 100 x)", {})[metric] = _chart(tag)
+    training: dict[str, list[Any]] = {}
     for title, runs in _settings(comparison["arms"]).items():
         curves = training_curves(list(map(Path, runs)), comparison["level"])
         if curves:
             with SummaryWriter(str(folder / "training" / title)) as writer:
                 for tag, steps in curves.items():
-                    training_tags[tag] = None
+                    training[tag] = _chart(tag)
                     for step, ends in steps.items():
                         _write(writer, tag, ends, step)
+    if training:
+        charts["training, mean over seeds"] = training
+    # The page shows the charts of a category from the last to the first.
+    order = [*shown, *training]
+    layout = {title: dict(sorted(own.items(), key=lambda item: -order.index(item[0]))) for title, own in charts.items()}
     with SummaryWriter(str(folder)) as writer:
-        layout = {"Operating points": {name: _chart(f"front/{name}") for name in front_metrics}}
-        if training_tags:
-            layout["Training, mean over seeds"] = {tag: _chart(tag) for tag in training_tags}
         writer.add_custom_scalars(layout)
+
+
+def _shown(comparison: Mapping[str, Any]) -> list[str]:
+    """Metrics that get a chart: those of the fronts, those that are joint, then some that explain them."""
+    fronts = [pair[axis] for pair in comparison["pairs"] for axis in ("quality", "diversity")]
+    return list(dict.fromkeys([*fronts, *(row["metric"] for row in comparison["joint"]), *EXPLAINING]))
 
 
 def training_curves(runs: Sequence[Path], level: float) -> dict[str, dict[int, tuple[float, float, float]]]:

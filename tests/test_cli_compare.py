@@ -154,7 +154,8 @@ def test_folders_of_texts_are_runs(folder, tmp_path):
         ("gan", [1, 2], 3),
     ]
     assert (found["baseline"], found["split"], found["n"]) == ("mle", "files", 60)
-    (front_found,) = found["pairs"][0]["comparisons"]
+    front_found, alike = found["pairs"][0]["comparisons"]
+    assert alike["curve"] == "matched by length and novelty"
     assert (front_found["arm"], front_found["against"], front_found["seeds"]) == ("gan", "mle", 2)
     assert "lm_kn" not in {row["metric"] for row in found["table"]}
     fewer = json.loads(invoke(folder, *options, "--limit", 50, "--json").stdout)
@@ -209,10 +210,11 @@ def test_textgail_wins_on_shifted_references_alone(corpora, tmp_path, reference)
             assert values[arm, sampler, "self_bleu_4"] == pytest.approx(value, abs=0.004)
     assert values["mle", "temperature=0.6", "copies"] == pytest.approx(0.126, abs=0.003)
     assert values["textgail", "temperature=0.6", "copies"] == pytest.approx(0.035, abs=0.003)
-    (compared,) = found["pairs"][0]["comparisons"]
+    compared, alike = found["pairs"][0]["comparisons"]
     if reference == "test":
         assert values["textgail", "temperature=0.8", "bleu_4"] == pytest.approx(0.498, abs=0.004)
         assert compared["share_dominated"] > 0.5
+        assert alike["mean_delta"]["lower"] > 0  # neither length nor copying explains it
         assert compared["share_worse"] == 0
         assert found["real"]["c2st_acc"] > 0.8
         assert any("May be claimed for these references alone" in line for line in found["verdict"])

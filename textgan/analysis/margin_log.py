@@ -55,9 +55,12 @@ def log_margins(comparison: Mapping[str, Any], folder: Path) -> None:
                         _write(writer, tag, ends, step)
     if training:
         charts["training, mean over seeds"] = training
-    # The page shows the charts of a category from the last to the first.
+    # The page shows categories, and the charts of each, from the last to the first.
     order = [*shown, *training]
-    layout = {title: dict(sorted(own.items(), key=lambda item: -order.index(item[0]))) for title, own in charts.items()}
+    layout = {
+        title: dict(sorted(own.items(), key=lambda item: -order.index(item[0])))
+        for title, own in reversed(charts.items())
+    }
     with SummaryWriter(str(folder)) as writer:
         writer.add_custom_scalars(layout)
 

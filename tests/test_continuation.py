@@ -220,6 +220,19 @@ def test_a_parent_from_elsewhere_is_calibrated_once(few, tmp_path):
     assert raw["mle"]["uncalibrated"]["nll"] > raw["mle"]["metrics"]["nll"]
 
 
+def test_a_parent_of_another_split_is_calibrated_on_this_dev_and_told(few, tmp_path, capsys):
+    parent = [*few, "data.dev_fraction=0.3", "adversarial=none"]
+    train(parent, tmp_path / "parent")
+    fitted = check_checkpoint(tmp_path / "parent" / "checkpoints" / "mle")["calibration"]
+    assert "warning" not in capsys.readouterr().err
+    child = [*few, "mle=none", "adversarial.max_steps=1", f"adversarial.init_from={tmp_path / 'parent'}"]
+    entry = train(child, tmp_path / "child")["mle"]
+    assert entry["calibration"] != fitted
+    assert entry["metrics"]["nll"] == pytest.approx(entry["calibration"]["nll_after"], abs=1e-6)
+    assert entry["metrics"]["nll"] < entry["uncalibrated"]["nll"]
+    assert "was trained on other texts or another split of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("better", ["end", "best step"])
 def test_the_best_is_chosen_after_calibration(few, tmp_path, monkeypatch, better):
     """Dev NLL while training says step 4; after calibration either may be the better one."""

@@ -165,7 +165,11 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
 
 
 def adopt_parent(run: Experiment) -> tuple[Generator, int]:
-    """``adversarial.init_from`` as this run's parent: evaluated and saved here as checkpoint ``mle``."""
+    """``adversarial.init_from`` as this run's parent: evaluated and saved here as checkpoint ``mle``.
+
+    One that was calibrated stays as it is; on the dev texts of other data, though, it was not calibrated as the arms of
+    this run will be, and it is done again.
+    """
     folder = find_checkpoint(run.config.adversarial.init_from)
     meta = check_checkpoint(folder)
     step = meta["step"]
@@ -173,6 +177,12 @@ def adopt_parent(run: Experiment) -> tuple[Generator, int]:
     generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
     fill(generator, load_weights(folder), folder)
     fit, known = run.config.adversarial.calibrate, meta.get("calibration")
+    if meta["data"] != run.corpus.fingerprint:
+        known = None
+        say(
+            f"warning: {folder} was trained on other texts or another split of them (fingerprint {meta['data'][:12]} "
+            f"there, {run.corpus.fingerprint[:12]} here): it may have learned from what is held out here"
+        )
     entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)
     run.save(

@@ -232,5 +232,7 @@ def test_unknown_names_are_told(splits):
         make_measures(references, train, embedders=["bert"])
     with pytest.raises(UserError, match="unknown language model 'gpt'"):
         make_measures(references, train, lm=["gpt"])
+    with pytest.raises(UserError, match="embedders hf:a, hf:b: the metrics of all would be called"):
+        make_measures(references, train, embedders=["hf:a", "ngrams", "hf:b"])
     names = signature_of(make_measures(references, train, embedders=[], lm=[]), N)
     assert not {"lm_kn", "embedding_ngrams"} & set(names)

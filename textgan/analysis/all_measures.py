@@ -49,6 +49,9 @@ def make_measures(
     for name in lm:
         if name not in LANGUAGE_MODELS:
             raise UserError(f"unknown language model {name!r} for lm scores; choose of {', '.join(LANGUAGE_MODELS)}")
+    hubs = [name for name in dict.fromkeys(embedders) if name.startswith("hf:")]
+    if len(hubs) > 1:
+        raise UserError(f"embedders {', '.join(hubs)}: the metrics of all would be called ..._hf; give one of them")
     words = {"tokenize": tokenize, "lowercase": lowercase}
     scorer = Scorer(references, train, **words, device=device, full=True)
     measures: list[Measure] = [NgramMeasure(scorer), LikelihoodMeasure()]

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from textgan.analysis.certify import Study, certify
 from textgan.analysis.evaluate import Sweep, evaluate
 from textgan.analysis.points import points_of, read_point
 from textgan.analysis.protocols import find_protocol
@@ -356,7 +357,11 @@ def test_a_protocol_refuses_a_run_on_other_data(trained):
 
 @pytest.mark.parametrize(
     "arms_asked, told",
-    [(("nonsense",), "has no arm 'nonsense'; it has: mle, adversarial.*kneser_ney"), (("mle", "x"), "no arm 'x'")],
+    [
+        (("nonsense",), "has no arm 'nonsense'; it has: mle, adversarial.*kneser_ney"),
+        (("mle", "x"), "no arm 'x'"),
+        ((), "no arm is named; give some of mle, adversarial"),
+    ],
 )
 def test_an_arm_that_is_not_there_is_told(trained, arms_asked, told):
     with pytest.raises(UserError, match=told):
@@ -366,6 +371,21 @@ def test_an_arm_that_is_not_there_is_told(trained, arms_asked, told):
 def test_what_is_no_run_is_told(tmp_path):
     with pytest.raises(UserError, match="is not the folder of a run"):
         evaluate(tmp_path, Sweep(SAMPLERS), device=CPU)
+
+
+def test_a_checkpoint_is_no_run(trained):
+    for judge, what in ((evaluate, Sweep(SAMPLERS)), (certify, Study())):
+        with pytest.raises(UserError, match="mle is one checkpoint; give the folder of its run"):
+            judge(trained / "checkpoints" / "mle", what, device=CPU)
+
+
+def test_a_step_that_stands_in_for_an_arm_is_told(copy, capsys):
+    shutil.rmtree(copy / "checkpoints" / "adversarial")
+    evaluate(copy, Sweep(SAMPLERS[1:2], arms=("adversarial",), **SMALL), device=CPU)
+    said = capsys.readouterr().err
+    assert "step-00000010 stands in for adversarial, whose phase has not ended: it is not calibrated" in said
+    evaluate(copy, Sweep(SAMPLERS[1:2], arms=("mle",), **SMALL), device=CPU)
+    assert "stands in" not in capsys.readouterr().err
 
 
 def test_changed_data_is_told(copy):
@@ -399,6 +419,15 @@ def test_the_table(copy):
     assert lines[2].split()[:3] == ["bleu_4", "self_bleu_4", "nll"]
     assert lines[3].startswith("real text")
     assert any(line.startswith("mle, best of all samplers") for line in lines)
+
+
+def test_the_table_shows_the_embedders_and_models_that_were_asked_for(copy):
+    args = ("-n", N, "--samplers", "temperature=1", "--arms", "mle")
+    header = invoke(copy, *args, "--embedder", "ngrams", "--lm", "none").stdout.splitlines()[2]
+    assert header.split() == ["bleu_4", "self_bleu_4", "nll", "frechet_ngrams", "valid", "kl_to_model", "copies"]
+    sweep = Sweep(SAMPLERS, embedders=("minilm", "hf:a/b"), lm=("kn", "neural"))
+    shown = ["frechet_minilm", "frechet_hf", "lm_kn", "lm_neural", "rlm_kn", "rlm_neural"]
+    assert [name for name in command._headline(sweep) if "_" in name and "bleu" not in name][:6] == shown
 
 
 def test_json(copy):

@@ -22,7 +22,7 @@ from torch import Tensor
 from textgan.analysis.critics import Pool, fit_wide, neural_scores, only, texts_that_fit, visible_tokens
 from textgan.analysis.crossfit import check_folds, fold_pools
 from textgan.analysis.drawing import draw, encode_targets
-from textgan.analysis.judged import check_same_data
+from textgan.analysis.judged import check_is_run, check_same_data, say_what_stands_in
 from textgan.analysis.ledger import begin_test_read, end_test_read, read_json
 from textgan.configfile import load_config
 from textgan.data.corpus import Corpus
@@ -97,14 +97,14 @@ def certify(run: Path, study: Study, *, device: torch.device, command: str = "")
     Raises:
         UserError: no run, arm, critic or split of that name, other data than the run was trained on, or too few texts.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is not the folder of a run; give one that `textgan train` made, such as runs/NAME")
+    check_is_run(run)
     folders = arms(run)
     study = _filled_in(study, run, folders)
     config = load_config(run / "config.yaml")
     corpus = read_corpus(config)
     folder = folders[study.arm]
     check_same_data({study.arm: folder}, {study.arm: check_checkpoint(folder)}, corpus.fingerprint)
+    say_what_stands_in({study.arm: folder})
     if study.cross_fit:
         check_folds(study.cross_fit, corpus)
     model = load_for_sampling(folder, device)

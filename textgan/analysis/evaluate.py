@@ -20,7 +20,16 @@ import torch
 from textgan.analysis import ledger
 from textgan.analysis.all_measures import make_measures
 from textgan.analysis.front_log import log_points
-from textgan.analysis.judged import REFERENCES, HeldOut, Judged, check_same_data, load_arm, reference_arms
+from textgan.analysis.judged import (
+    REFERENCES,
+    HeldOut,
+    Judged,
+    check_is_run,
+    check_same_data,
+    load_arm,
+    reference_arms,
+    say_what_stands_in,
+)
 from textgan.analysis.measures import Measure, TextSet, measure_all, real_values, signature_of
 from textgan.analysis.points import Point, point_path, read_point, write_point
 from textgan.analysis.protocols import Protocol, check_run
@@ -95,8 +104,7 @@ def evaluate(
     Raises:
         UserError: no run, no such arm, other data than it was trained on, or not what the protocol fixes.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is not the folder of a run; give one that `textgan train` made, such as runs/NAME")
+    check_is_run(run)
     folders = arms(run)
     wanted = _wanted(folders, sweep.arms, run)
     metas = {name: check_checkpoint(folder) for name, folder in folders.items()}
@@ -105,6 +113,7 @@ def evaluate(
         check_run(sweep.protocol, run, config, next(iter(metas.values()))["data"])
     corpus = read_corpus(config)
     check_same_data(folders, metas, corpus.fingerprint)
+    say_what_stands_in({name: folder for name, folder in folders.items() if name in wanted})
     references = getattr(corpus, sweep.split)
     if not references:
         raise UserError(f"the corpus of {run} has no {sweep.split} texts; give another --split")
@@ -150,6 +159,8 @@ def evaluate(
 def _wanted(folders: dict[str, Path], names: Sequence[str] | None, run: Path) -> tuple[str, ...]:
     """Names of the arms to be judged; UserError for one that the run has not."""
     known = (*folders, *(REFERENCES if "mle" in folders else ()))
+    if names is not None and not names:
+        raise UserError(f"no arm is named; give some of {', '.join(known)}")
     for name in names or ():
         if name not in known:
             raise UserError(f"{run} has no arm {name!r}; it has: {', '.join(known)}")

@@ -158,6 +158,21 @@ class HeldOut:
         return Scores(values, self.signature(), {name: groups for name, (_, groups) in found.items()})
 
 
+def check_is_run(run: Path) -> None:
+    """UserError unless this is the folder of a run."""
+    if (run / "meta.json").is_file():
+        raise UserError(f"{run} is one checkpoint; give the folder of its run, and --arms or --arm for one of its arms")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not the folder of a run; give one that `textgan train` made, such as runs/NAME")
+
+
+def say_what_stands_in(arms: dict[str, Path]) -> None:
+    """Tell of arms whose phase has not ended: they lack the calibration that the others have."""
+    for name, folder in arms.items():
+        if folder.name != name:
+            say(f"note: {folder} stands in for {name}, whose phase has not ended: it is not calibrated as others are")
+
+
 def check_same_data(arms: dict[str, Path], metas: dict[str, dict[str, Any]], fingerprint: str) -> None:
     """UserError where an arm was trained on other texts than the run's config gives now."""
     for name, meta in metas.items():

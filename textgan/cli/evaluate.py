@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from textgan.analysis.evaluate import Sweep
     from textgan.analysis.protocols import Protocol
 
-# Metrics of the table, where no protocol names others.
-HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_ngrams", "lm_kn", "rlm_kn", "valid", "kl_to_model", "copies")
+# Metrics of the table, where no protocol names others; of those with * one for each embedder or language model.
+HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_*", "lm_*", "rlm_*", "valid", "kl_to_model", "copies")
 FIXED = ("n", "seed", "samplers", "embedders", "lm")  # options that a protocol decides
 SMALLEST_N = 40  # two texts in each group of the jackknife
 
@@ -118,8 +118,16 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
         return
-    headline = HEADLINE if sweep.protocol is None else sweep.protocol.headline
-    click.echo("\n".join(_table(result, headline)))
+    click.echo("\n".join(_table(result, _headline(sweep))))
+
+
+def _headline(sweep: Sweep) -> tuple[str, ...]:
+    """Names of the metrics of the table."""
+    if sweep.protocol is not None:
+        return sweep.protocol.headline
+    embedders = [name.partition(":")[0] for name in sweep.embedders]
+    ends = {"frechet_*": embedders, "lm_*": sweep.lm, "rlm_*": sweep.lm}
+    return tuple(name[:-1] + end if name in ends else name for name in HEADLINE for end in ends.get(name, [""]))
 
 
 def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -> Sweep:

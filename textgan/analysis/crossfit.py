@@ -14,6 +14,7 @@ import torch
 from textgan.analysis.critics import Pool, visible_tokens
 from textgan.analysis.drawing import draw, encode_targets
 from textgan.config import Config
+from textgan.configfile import dump_config, load_config
 from textgan.data.corpus import Corpus
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
@@ -95,6 +96,10 @@ def _fold_model(
             ),
         }
     )
+    if is_run(folder):  # the run may have been moved, or be named from elsewhere: the files are those beside
+        kept = load_config(folder / "config.yaml")
+        data = kept.data.model_copy(update={"source": source, "dev": dev_file})
+        write_atomically(folder / "config.yaml", dump_config(kept.model_copy(update={"data": data})))
     train(own, folder, resume=is_run(folder))
     return load_for_sampling(arms(folder)["mle"], device)
 

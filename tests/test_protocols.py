@@ -87,6 +87,12 @@ def test_a_run_on_other_data_is_refused_with_what_to_train_on():
         check_run(protocol, RUN, config_of(protocol), "0" * 64)
 
 
+def test_a_source_that_is_no_file_is_named():
+    other = Config.model_validate({"data": {"source": "stories", "size": 400}})
+    with pytest.raises(UserError, match=r"than stories v1 fixes \(data.source=stories, not its files\)"):
+        check_run(find_protocol("stories"), RUN, other, "0" * 64)
+
+
 def test_a_changed_file_is_named(tmp_path):
     protocol = find_protocol("image-coco-resplit")
     (tmp_path / "train.txt").write_text("other text\n")

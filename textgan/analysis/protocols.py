@@ -107,6 +107,8 @@ def _protocol(content: dict[str, Any]) -> Protocol:
 def _why(protocol: Protocol, config: Config, fingerprint: str) -> str:
     """What is different, as far as it can be seen: a setting, a file, or else the texts."""
     given = config.data.model_dump()
+    if protocol.files and not Path(given["source"]).exists():
+        return f"data.source={given['source']}, not its files"
     default = Config().data.model_dump()
     loose = () if not protocol.files else ("source", "dev", "test")  # paths may differ, what is in the files not
     for key, standard in default.items():

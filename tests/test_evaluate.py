@@ -1,5 +1,6 @@
 """`textgan evaluate`: records against the same numbers worked out by hand, and going on after a stop."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -296,6 +297,19 @@ def test_another_tokenization_is_measured_anew_on_the_texts_that_are_there(copy,
     assert record(copy).values["nll_div"] == values["nll_div"]
     assert "kl_from_model" not in values or record(copy).values["kl_from_model"] == values["kl_from_model"]
     assert result["signature"]["tokenize"] == "chars"
+
+
+def test_texts_of_another_version_are_drawn_anew(copy):
+    path = copy / "evaluation" / f"dev-n{N}-s0" / "mle" / "temperature=1.json"
+    texts = record(copy).texts
+    content = json.loads(path.read_text())
+    content["signature"]["textgan"] = "0.0.1"
+    path.write_text(json.dumps(content))
+    with gzip.open(path.with_suffix(".jsonl.gz"), "wt") as file:
+        file.write('"old"\n' * N)
+    assert record(copy).texts == ["old"] * N
+    evaluate(copy, Sweep(SAMPLERS[1:2], arms=("mle",), **SMALL), device=CPU)
+    assert record(copy).texts == texts
 
 
 def test_a_broken_record_is_made_anew(copy):

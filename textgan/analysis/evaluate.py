@@ -306,7 +306,8 @@ class _Job:
     def _texts(self, arm: Judged, sampler: Sampler) -> TextSet | None:
         """The texts of a record that was measured otherwise, but drawn alike: they need not be drawn again."""
         point = self._record(arm, sampler, texts=True)
-        if point is None or point.signature["sampling"] != self.signature["sampling"]:
+        how = ("sampling", "textgan")  # the version, as another one may draw otherwise
+        if point is None or any(point.signature.get(key) != self.signature[key] for key in how):
             return None
         own = point.per_text
         return TextSet(point.texts, own["log_prob"], own["tokens"], own["truncated"], sampler.plain)

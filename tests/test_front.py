@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgan.metrics.front import Front, hypervolume, interpolate, overlap, pareto
 
+scipy_interpolate = pytest.importorskip("scipy.interpolate")
 points = st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), min_size=1, max_size=9)
 
 
@@ -16,6 +17,7 @@ def front(pairs, groups=3, names=()):
     return Front(q, d, q[:, None] + shift, d[:, None] - shift, names)
 
 
+@settings(deadline=None)
 @given(points)
 def test_pareto_keeps_what_no_other_point_beats(pairs):
     kept = pareto(front(pairs))
@@ -32,6 +34,7 @@ def test_pareto_keeps_groups_and_names_with_their_points():
     np.testing.assert_allclose(kept.diversity_groups, [[2, 1.99, 1.98], [1, 0.99, 0.98]])
 
 
+@settings(deadline=None)
 @given(points, st.tuples(st.integers(-3, 3), st.integers(-3, 3)))
 def test_hypervolume_counts_the_cells_that_a_point_beats(pairs, reference):
     q, d = np.array(pairs, dtype=float).T
@@ -48,20 +51,33 @@ def test_hypervolume_of_rows_is_that_of_each_row():
     np.testing.assert_allclose(hypervolume(q, d, (0.2, 0.3)), alone)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 8), st.integers(0, 1000))
-def test_interpolation_within_the_curve_is_that_of_numpy(count, seed):
+def test_interpolation_within_the_curve_is_that_of_scipy(count, seed):
     rng = np.random.default_rng(seed)
-    q, d = rng.random((2, 3, count))
+    q, d = rng.random((2, 3, count)) + np.array([0, 1 - seed % 3])[:, None, None] * np.arange(count) / 2
+    grid = np.linspace(q.min(1), q.max(1), 11, axis=1)
+    smooth, straight = interpolate(q, d, grid), interpolate(q, d, grid, straight=True)
     for row in range(3):
         order = np.argsort(q[row])
-        grid = np.linspace(q[row].min(), q[row].max(), 11)
-        expected = np.interp(grid, q[row][order], d[row][order])
-        np.testing.assert_allclose(interpolate(q, d, grid)[row], expected, atol=1e-9)
+        expected = scipy_interpolate.PchipInterpolator(q[row][order], d[row][order])(grid[row])
+        np.testing.assert_allclose(smooth[row], expected, atol=1e-9)
+        np.testing.assert_allclose(straight[row], np.interp(grid[row], q[row][order], d[row][order]), atol=1e-9)
 
 
-def test_interpolation_goes_on_along_the_outermost_lines():
-    found = interpolate(np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 4.0]]), np.array([-1.0, 3.0]))
-    np.testing.assert_allclose(found, [[-1, 7]])
+def test_interpolation_goes_on_straight_beyond_the_ends():
+    q, d = np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 4.0]])
+    near, far = interpolate(q, d, np.array([-1e-6, 2 + 1e-6])), interpolate(q, d, np.array([-1.0, 3.0]))
+    steps = (near - [[0, 4]]) / 1e-6
+    np.testing.assert_allclose(far - steps, [[0, 4]], atol=1e-6)
+    inside = interpolate(q, d, np.array([1e-6, 2 - 1e-6]))
+    np.testing.assert_allclose(inside + steps * 1e-6, [[0, 4]], atol=1e-9)
+
+
+def test_lines_stay_lines():
+    q = np.array([[0.0, 0.1, 0.5, 2.0]])
+    found = interpolate(q, 3 - 2 * q, grid := np.linspace(-1, 3, 17))
+    np.testing.assert_allclose(found[0], 3 - 2 * grid)
 
 
 def test_interpolation_takes_a_grid_for_each_curve():

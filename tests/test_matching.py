@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgan.metrics.jackknife import jackknife_sd
@@ -21,6 +21,7 @@ NAMES = [f"temperature={t:.1f}" for t in (0.6, 0.8, 1.0, 1.2)]
 cells = st.lists(st.integers(0, 4), min_size=1, max_size=30).map(np.array)
 
 
+@settings(deadline=None)
 @given(cells, cells)
 def test_weights_give_each_cell_one_share_the_harmonic_mean(first, second):
     weights = match_weights(first, second)
@@ -49,6 +50,7 @@ def test_effective_share_of_known_weights():
     assert effective_share(np.array([3.0, 1.0])) == pytest.approx(16 / 10 / 2)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200))
 def test_means_without_a_group_are_those_of_the_other_texts(seed):
     rng = np.random.default_rng(seed)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from textgan.metrics.front import Front
+from textgan.metrics.front import Front, interpolate
 from textgan.metrics.verdict import SAMPLING_ONLY, SEEDS_AND_SAMPLING, compare_fronts, compare_joint
 
 GROUPS = 20
@@ -120,7 +120,8 @@ def test_fronts_must_come_in_pairs_with_the_same_groups():
 
 
 def test_errors_that_both_share_cancel_only_where_paired():
-    base = line(noise=0.01, seed=1)
+    q = np.linspace(0, 1, 5)
+    base = line(noise=0.01, seed=1)._replace(quality=q, diversity=1 - q)
     other = Front(base.quality, base.diversity + 0.02, base.quality_groups, base.diversity_groups + 0.02)
     paired, apart = (compare_fronts([base], [other], paired=paired) for paired in (True, False))
     np.testing.assert_allclose(paired.delta, 0.02)
@@ -172,3 +173,20 @@ def test_a_better_best_is_found_among_samplers():
         values[1, 3] += 1.5
         found += compare_joint(*([np.vstack([v.mean(1), without_each(v).T])] for v in values)).difference.lower > 0
     assert found >= 40
+
+
+def test_what_is_guessed_between_points_widens_the_band():
+    """Of a bent front only the points are known, exactly: the band leaves room between them, and none at them."""
+    q = np.linspace(0, 1, 5)
+    curve = front(q, 1 - q**2, noise=0)
+    found = compare_fronts([curve], [curve], grid=41)
+    half = (found.upper - found.lower) / 2
+    np.testing.assert_allclose(half[::10], 0, atol=1e-12)
+    smooth, lines = (
+        interpolate(q[None], 1 - q[None] ** 2, found.grid, straight=straight)[0] for straight in (False, True)
+    )
+    np.testing.assert_allclose(half, np.abs(smooth - lines), atol=1e-12)  # half for either front
+    denser = np.linspace(0, 1, 9)
+    other = compare_fronts([curve], [front(denser, 1 - denser**2, noise=0)])
+    assert other.share_dominated == 0
+    assert other.share_worse == 0

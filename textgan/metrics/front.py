@@ -51,30 +51,69 @@ def pareto(front: Front) -> Front:
     return front.select(np.array(kept[::-1], dtype=int))
 
 
-def interpolate(quality: np.ndarray, diversity: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Diversity (R, K) of R curves at the qualities ``grid`` (K,) or (R, K), on straight lines between points.
+def interpolate(quality: np.ndarray, diversity: np.ndarray, grid: np.ndarray, *, straight: bool = False) -> np.ndarray:
+    """Diversity (R, K) of R curves at the qualities ``grid`` (K,) or (R, K), on a smooth curve through the points.
 
-    ``quality`` and ``diversity`` are (R, P) with P at least 2. Beyond the ends the outermost line goes on: a replicate
+    Cubic pieces that never overshoot: between two points the curve stays between their diversities. Straight lines
+    would cut across the bend of a front, by more than the sampling error of 10,000 texts where points are a tenth of
+    temperature apart, and two arms whose points lie at other places of one front would seem to differ. ``straight``
+    draws these lines all the same.
+
+    ``quality`` and ``diversity`` are (R, P) with P at least 2. Beyond the ends the curve goes on straight: a replicate
     without one group may end a little short of the whole set's curve, and must not be held flat there. Callers keep
     the grid within the whole sets' range.
+
+    Source: Fritsch and Butland 1984, "A Method for Constructing Local Monotone Piecewise Cubic Interpolants".
     """
     order = np.argsort(quality, axis=1, kind="stable")
     q, d = np.take_along_axis(quality, order, 1), np.take_along_axis(diversity, order, 1)
+    width, rise = np.diff(q, axis=1), np.diff(d, axis=1)
+    slope = rise / np.where(width > 0, width, np.inf)  # (R, P - 1); points of one quality: no slope
+    tangent = _tangents(width, slope)
     grid = np.broadcast_to(grid, (len(q), np.shape(grid)[-1]))
     left = np.clip((q[:, None, :] <= grid[:, :, None]).sum(2) - 1, 0, q.shape[1] - 2)  # (R, K)
-    q0, q1, d0, d1 = (np.take_along_axis(values, left + step, 1) for values in (q, d) for step in (0, 1))
-    width = q1 - q0
-    share = np.where(width > 0, (grid - q0) / np.where(width > 0, width, 1), 0.5)
-    return d0 + share * (d1 - d0)
+    q0, d0, w, r, m0, m1 = (
+        np.take_along_axis(values, left + step, 1)
+        for values, step in ((q, 0), (d, 0), (width, 0), (rise, 0), (tangent, 0), (tangent, 1))
+    )
+    x = np.where(w > 0, (grid - q0) / np.where(w > 0, w, 1), 0.5)
+    if straight:
+        return d0 + r * x
+    inside = np.clip(x, 0, 1)
+    cubic = r * inside**2 * (3 - 2 * inside) + w * inside * (1 - inside) * (m0 * (1 - inside) - m1 * inside)
+    return d0 + cubic + w * (np.minimum(x, 0) * m0 + np.maximum(x - 1, 0) * m1)
+
+
+def _tangents(width: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Slopes (R, P) of the curve at its points, from widths and slopes (R, P - 1) of the pieces between them."""
+    if slope.shape[1] == 1:
+        return np.repeat(slope, 2, axis=1)
+    before, after = width[:, :-1], width[:, 1:]
+    total = np.maximum(before + after, np.finfo(float).tiny)
+    one = (before + 2 * after) / (3 * total)  # weight of the slope before
+    s, t = slope[:, :-1], slope[:, 1:]
+    same = s * t > 0
+    inner = np.where(same, 1 / np.where(same, one / np.where(same, s, 1) + (1 - one) / np.where(same, t, 1), 1), 0)
+    return np.column_stack([_end(width[:, :2], slope[:, :2]), inner, _end(width[:, :-3:-1], slope[:, :-3:-1])])
+
+
+def _end(width: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Slope (R,) at an end, of the parabola through its three points, held back where that would turn the curve."""
+    total = np.maximum(width.sum(1), np.finfo(float).tiny)
+    own, next_one = slope.T
+    end = own + width[:, 0] / total * (own - next_one)
+    end = np.where(end * own <= 0, 0, end)
+    turning = (own * next_one <= 0) & (np.abs(end) > 3 * np.abs(own))
+    return np.where(turning, 3 * own, end)
 
 
 def envelope(curves: Sequence[Front], places: int = 81) -> Front:
     """The best of several curves at each quality: what a generator reaches with whichever family of samplers suits.
 
-    Each curve is read on its own straight lines and the highest one is taken. To join the points of all families by
-    lines would cut corners: where two families nearly meet, noise decides which point another one beats. A curve of one
-    point counts at its own quality. Which curve is highest is read off the whole sets, so the best of noisy values is
-    optimistic; as a baseline that counts against its challenger.
+    Each curve is read by itself and the highest one is taken. To join the points of all families would cut corners:
+    where two families nearly meet, noise decides which point another one beats. A curve of one point counts at its own
+    quality. Which curve is highest is read off the whole sets, so the best of noisy values is optimistic; as a baseline
+    that counts against its challenger.
 
     Args:
         curves: one front for each family.

@@ -1,7 +1,9 @@
 """Whether one front lies above another: differences of diversity at equal quality, with simultaneous bands.
 
 The difference is taken on a grid over the range of quality that both fronts reach. A claim of dominance is one about
-every place of the grid, so the band is simultaneous; :mod:`textgan.metrics.bands` says which errors it covers.
+every place of the grid, so the band is simultaneous; :mod:`textgan.metrics.bands` says which errors it covers. How a
+front runs between its points is not known but guessed; so the band is wider by half of what the curves differ there
+from straight lines.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textgan.metrics.bands import mean_over_seeds
+from textgan.metrics.bands import DRAWS, mean_over_seeds
 from textgan.metrics.bootstrap import Interval
 from textgan.metrics.front import Front, hypervolume, interpolate, overlap, pareto
 
@@ -80,6 +82,7 @@ def compare_fronts(
     grid: int = GRID,
     reference: tuple[float, float] | None = None,
     seed: int = 0,
+    draws: int = DRAWS,
 ) -> FrontComparison:
     """Compare the fronts of ``other`` with those of ``baseline``, seed by seed.
 
@@ -91,7 +94,7 @@ def compare_fronts(
         level: of the bands.
         grid: number of qualities.
         reference: point (quality, diversity) of the hypervolume; by default the worst of all fronts on either axis.
-        seed: of the simulation behind the bands.
+        seed, draws: of the simulation behind the bands.
 
     Raises:
         ValueError: no fronts, another number of them on both sides, or numbers of groups that differ.
@@ -105,7 +108,7 @@ def compare_fronts(
     )
     areas = [[hypervolume(*front.replicates(), reference) for front in side] for side in (baseline, other)]
     groups = np.shape(baseline[0].quality_groups)[1]
-    volume = mean_over_seeds(_differences(*areas, paired=paired), level=level, groups=groups, seed=seed)
+    volume = mean_over_seeds(_differences(*areas, paired=paired), level=level, groups=groups, seed=seed, draws=draws)
     volumes = {
         "reference": reference,
         "baseline": float(np.mean([area[0] for area in areas[0]])),
@@ -115,59 +118,75 @@ def compare_fronts(
         "upper": float(volume.upper[0]),
     }
     baseline, other = [pareto(front) for front in baseline], [pareto(front) for front in other]
-    at, curves = _at_equal_quality(baseline, other, grid)
+    at, curves, guess = _at_equal_quality(baseline, other, grid)
     common = {"hypervolume": volumes, "seeds": len(baseline), "level": level, "covers": _covers(len(baseline))}
     if at is None:
         nothing, unknown = np.zeros(0), (float("nan"),) * 3
         return FrontComparison(*[nothing] * 4, None, 0.0, 0.0, Interval(*unknown), Regret(*unknown), **common)
     rows = _differences(*curves, paired=paired)
-    band = mean_over_seeds(rows, level=level, groups=groups, seed=seed)
-    mean = mean_over_seeds([row.mean(-1, keepdims=True) for row in rows], level=level, groups=groups, seed=seed)
+    band = mean_over_seeds(rows, level=level, groups=groups, seed=seed, draws=draws)
+    lower, upper = band.lower - guess, band.upper + guess
+    mean = mean_over_seeds(
+        [row.mean(-1, keepdims=True) for row in rows], level=level, groups=groups, seed=seed, draws=draws
+    )
     worst = int(np.argmin(band.center))
     return FrontComparison(
         grid=at,
         delta=band.center,
-        lower=band.lower,
-        upper=band.upper,
+        lower=lower,
+        upper=upper,
         overlap=(float(at[0]), float(at[-1])),
-        share_dominated=float((band.lower > 0).mean()),
-        share_worse=float((band.upper < 0).mean()),
+        share_dominated=float((lower > 0).mean()),
+        share_worse=float((upper < 0).mean()),
         mean_delta=Interval(float(mean.center[0]), float(mean.lower[0]), float(mean.upper[0])),
-        largest_regret=Regret(float(-band.center[worst]), float(at[worst]), float(-band.lower.min())),
+        largest_regret=Regret(float(-band.center[worst]), float(at[worst]), float(-lower.min())),
         **common,
     )
 
 
 def _at_equal_quality(
     baseline: Sequence[Front], other: Sequence[Front], grid: int
-) -> tuple[np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Qualities (K,), and the diversity there of each front's replicates, (1 + G, K); None without an overlap."""
+) -> tuple[np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]], np.ndarray | float]:
+    """Qualities (K,); the diversity there of each front's replicates, (1 + G, K); and what of it is guessed, (K,).
+
+    No qualities without an overlap.
+    """
     for k, side in enumerate((baseline, other)):
         if any(len(front.quality) == 1 for front in side):  # a point, not a curve: the others are read at its quality
             return _at_the_point(baseline, other, point_side=k)
     reach = overlap([*baseline, *other])
     if reach is None:
-        return None, ([], [])
+        return None, ([], []), 0.0
     at = np.linspace(*reach, grid if reach[1] > reach[0] else 1)
-    return at, tuple([interpolate(*front.replicates(), at) for front in side] for side in (baseline, other))
+    curves = [[interpolate(*front.replicates(), at) for front in side] for side in (baseline, other)]
+    return at, tuple(curves), sum(np.mean([_guessed(front, at) for front in side], 0) for side in (baseline, other))
+
+
+def _guessed(front: Front, at: np.ndarray) -> np.ndarray:
+    """Half of how far the curve (K,) runs from the straight lines between its points."""
+    smooth, lines = (interpolate(front.quality[None], front.diversity[None], at, straight=s)[0] for s in (False, True))
+    return np.abs(smooth - lines) / 2
 
 
 def _at_the_point(
     baseline: Sequence[Front], other: Sequence[Front], point_side: int
-) -> tuple[np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]]]:
+) -> tuple[np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]], np.ndarray | float]:
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    qualities = []
+    qualities, guessed = [], []
     for pair in zip(baseline, other, strict=True):
         point, curve = pair[point_side], pair[1 - point_side]
         if len(point.quality) > 1 or overlap(pair) is None:
-            return None, ([], [])
+            return None, ([], []), 0.0
         quality, diversity = point.replicates()
         curve_quality, curve_diversity = curve.replicates()
-        at_point = curve_diversity if len(curve.quality) == 1 else interpolate(curve_quality, curve_diversity, quality)
+        several = len(curve.quality) > 1
         sides[point_side].append(diversity)
-        sides[1 - point_side].append(at_point)
+        sides[1 - point_side].append(
+            interpolate(curve_quality, curve_diversity, quality) if several else curve_diversity
+        )
         qualities.append(point.quality[0])
-    return np.array([np.mean(qualities)]), sides
+        guessed.append(_guessed(curve, point.quality) if several else np.zeros(1))
+    return np.array([np.mean(qualities)]), sides, np.mean(guessed, 0)
 
 
 def _differences(baseline: list[np.ndarray], other: list[np.ndarray], *, paired: bool) -> list[np.ndarray]:

@@ -109,6 +109,26 @@ def test_points_that_are_beaten_do_not_pull_a_curve_down():
     assert compare_fronts([line()], [other]).dominates
 
 
+def test_the_area_is_measured_from_the_worst_of_all_fronts_or_from_the_point_given():
+    base, other = line(noise=0), line(0.1, start=0.2, noise=0)
+    found = compare_fronts([base], [other]).hypervolume
+    assert found["reference"] == pytest.approx((0, 0))
+    assert found["baseline"] == pytest.approx(0.25 * (0.75 + 0.5 + 0.25))
+    assert found["other"] == pytest.approx(0.2 * 0.9 + 0.2 * (0.7 + 0.5 + 0.3 + 0.1))
+    assert found["difference"] == pytest.approx(found["other"] - found["baseline"])
+    moved = compare_fronts([base], [other], reference=(0, -1)).hypervolume
+    assert moved["baseline"] == pytest.approx(found["baseline"] + 1)
+
+
+def test_what_every_group_s_absence_moves_alike_is_no_error():
+    """Self-BLEU falls with fewer texts, whichever are gone: that is no spread."""
+    base, other = line(seed=1), line(0.1, seed=2)
+    moved = other._replace(diversity_groups=other.diversity_groups - 0.02)
+    for paired in (True, False):
+        plain, shifted = (compare_fronts([base], [o], paired=paired) for o in (other, moved))
+        np.testing.assert_allclose(shifted.upper - shifted.lower, plain.upper - plain.lower, rtol=0.05)
+
+
 def test_fronts_must_come_in_pairs_with_the_same_groups():
     with pytest.raises(ValueError, match="pairs"):
         compare_fronts([line()], [line(), line()])

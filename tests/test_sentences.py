@@ -28,6 +28,7 @@ def front(better=0.0, worse=0.0, *, against="mle", curve="temperature", seeds=5,
         "dominates": better == 1,
         "largest_regret": {"value": 0.0041, "at": 0.35, "upper": 0.01},
         "mean_delta": {"mean": 0.02, "lower": 0.01, "upper": 0.03},
+        "hypervolume": {"difference": -0.004, "lower": -0.0061, "upper": 0.0007},
         "detectable": 0.015,
         "seeds": seeds,
     }
@@ -87,7 +88,7 @@ def test_every_outcome_has_its_words(better, worse, expected, words):
     sentence = front_sentence(found, PAIR, 0.95)
     assert sentence.startswith(words)
     assert "95 % band, 5 seeds" in sentence
-    assert "mean gain in self-BLEU-4 +0.020 [+0.010, +0.030]" in sentence
+    assert "mean gain in self-BLEU-4 +0.020 [+0.010, +0.030], in hypervolume -0.004 [-0.006, +7.0e-04]" in sentence
     assert ("largest loss 0.004 at BLEU-4 0.350" in sentence) is (expected not in ("dominates", "nothing"))
     assert ("a gain of about 0.015 could have been seen" in sentence) is (expected == "nothing")
 

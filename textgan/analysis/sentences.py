@@ -80,7 +80,8 @@ def front_sentence(front: Mapping[str, Any], pair: Sequence[str], level: float) 
     regret, mean = front["largest_regret"], front["mean_delta"]
     loss = f"largest loss {_number(regret['value'])} at {quality} {_number(regret['at'])}"
     loss = loss if regret["value"] >= 0.0005 else "no loss seen anywhere"
-    average = f"mean gain in {diversity} {_signed(mean['mean'])} [{_signed(mean['lower'])}, {_signed(mean['upper'])}]"
+    average = f"mean gain in {diversity} {_with_interval(mean, 'mean')}"
+    average += f", in hypervolume {_with_interval(front['hypervolume'], 'difference')}"
     if found == "dominates":
         return f"{arm} dominates {against} {on} over the whole overlap ({reach}; {band}); {average}."
     if found == "better":
@@ -102,7 +103,7 @@ def joint_sentence(joint: Mapping[str, Any]) -> str:
     told = ", ".join(f"{name} {_number(best[name]['value'])}{_at(best[name]['sampler'])}" for name in (arm, against))
     low, high = joint["difference"]["lower"], joint["difference"]["upper"]
     words = {1: "is better", -1: "is worse", 0: "is not shown to differ"}[(low > 0) - (high < 0)]
-    gain = f"gain {_signed(joint['difference']['mean'])} [{_signed(low)}, {_signed(high)}]"
+    gain = f"gain {_with_interval(joint['difference'], 'mean')}"
     what = readable(joint["metric"])
     return f"{what}: {arm} {words} ({told}; {gain})."
 
@@ -241,7 +242,7 @@ def matching_notes(arm: str, against: str, pair: Sequence[str], alike: Matched |
     if alike is None:
         return [f"{who}: not matched by length and novelty (no means over texts, or nothing in common)"]
     share = _percent(alike.effective)
-    told = f"{who}, matched by length and novelty: at least {share} of each point's texts are effective"
+    told = f"{who}, matched by length and novelty: effective sample size {share} of each point's texts, or more"
     return [f"{told}; left out for some seed: {', '.join(alike.left_out)}" if alike.left_out else told]
 
 
@@ -293,6 +294,10 @@ def _number(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:+.1e}"
+
+
+def _with_interval(value: Mapping[str, float], name: str) -> str:
+    return f"{_signed(value[name])} [{_signed(value['lower'])}, {_signed(value['upper'])}]"
 
 
 def _percent(share: float, digits: int = 0) -> str:

@@ -93,6 +93,17 @@ def test_correlations_shrink_by_their_uncertainty():
     np.testing.assert_allclose(uncertain.T @ uncertain, np.eye(2))
 
 
+def test_correlations_of_few_groups_do_not_make_the_band_narrower_than_the_true_ones():
+    rng, places = np.random.default_rng(0), np.linspace(0, 1, 15)
+    correlation = np.exp(-np.square(np.subtract.outer(places, places) / 0.15) / 2) + 1e-9 * np.eye(15)
+    root = np.linalg.cholesky(correlation).T
+    units = rng.standard_normal((20000, 20, 15)) @ root
+    true = np.quantile(np.abs(units.mean(1) / (units.std(1, ddof=1) / np.sqrt(20))).max(1), 0.95)
+    seen = [units[i] - units[i].mean(0) for i in range(15)]
+    found = np.mean([sup_t_quantile(unit, 19, 0.95, seed=i) for i, unit in enumerate(seen)])
+    assert true < found < 1.05 * true
+
+
 def test_the_same_numbers_give_the_same_band():
     rows = np.random.default_rng(0).standard_normal((3, 21, 5))
     first, again = (mean_over_seeds(rows, level=0.95, seed=4) for _ in range(2))

@@ -93,6 +93,11 @@ def test_every_outcome_has_its_words(better, worse, expected, words):
     assert ("a gain of about 0.015 could have been seen" in sentence) is (expected == "nothing")
 
 
+def test_hypervolume_is_not_told_against_more_points_than_the_challenger_has():
+    assert "hypervolume" in front_sentence(front(curve="matched by length and novelty"), PAIR, 0.95)
+    assert "hypervolume" not in front_sentence(front(curve="best of all samplers"), PAIR, 0.95)
+
+
 def test_no_overlap_and_one_place_and_one_seed():
     assert outcome(front(grid=())) == "apart"
     assert "reach no common BLEU-4" in front_sentence(front(grid=()), PAIR, 0.95)

@@ -20,6 +20,7 @@ from textgan.analysis.aggregate import arm_points, envelopes, fronts, summary_ta
 from textgan.analysis.matched import matched
 from textgan.analysis.published import published_for
 from textgan.analysis.runs import FILES
+from textgan.analysis.sentences import BEST, MATCHED, TEMPERATURE
 from textgan.analysis.study import Arm, Study
 from textgan.errors import UserError
 from textgan.metrics.front import Front
@@ -30,7 +31,6 @@ from textgan.training.logging import flatten
 
 FORMAT = 1
 DEFAULT_PAIRS = (("bleu_4", "self_bleu_4"), ("lm_kn", "rlm_kn"))
-TEMPERATURE, BEST, MATCHED = "temperature", "best of all samplers", "matched by length and novelty"
 # Metrics that see quality and diversity at once: their best over samplers is compared.
 JOINT = ("nll", "frechet", "mmd", "mauve", "c2st_acc", "c2st_auc", "ms_jaccard_4", "kl_to_model", "kl_from_model")
 MIXTURE = "mle+kneser_ney"

@@ -29,11 +29,8 @@ _NAMES = {
     "kl_from_model": "KL(model || truth)",
 }
 SHIFTED = 0.6  # accuracy from which a classifier that tells training text from references says that they differ
-WHAT_THE_CURVES_ARE = {
-    "temperature": "",
-    "best of all samplers": "'s best of all samplers",
-    "matched by length and novelty": ", matched by length and novelty,",
-}
+TEMPERATURE, BEST, MATCHED = "temperature", "best of all samplers", "matched by length and novelty"
+WHAT_THE_CURVES_ARE = {TEMPERATURE: "", BEST: f"'s {BEST}", MATCHED: f", {MATCHED},"}
 
 
 def readable(metric: str) -> str:
@@ -81,7 +78,8 @@ def front_sentence(front: Mapping[str, Any], pair: Sequence[str], level: float) 
     loss = f"largest loss {_number(regret['value'])} at {quality} {_number(regret['at'])}"
     loss = loss if regret["value"] >= 0.0005 else "no loss seen anywhere"
     average = f"mean gain in {diversity} {_with_interval(mean, 'mean')}"
-    average += f", in hypervolume {_with_interval(front['hypervolume'], 'difference')}"
+    if front["curve"] != BEST:  # the staircase of more points encloses more, on the same curve too
+        average += f", in hypervolume {_with_interval(front['hypervolume'], 'difference')}"
     if found == "dominates":
         return f"{arm} dominates {against} {on} over the whole overlap ({reach}; {band}); {average}."
     if found == "better":

@@ -3,7 +3,7 @@
 The difference is taken on a grid over the range of quality that both fronts reach. A claim of dominance is one about
 every place of the grid, so the band is simultaneous; :mod:`textgan.metrics.bands` says which errors it covers. How a
 front runs between its points is not known but guessed; so the band is wider by half of what the curves differ there
-from straight lines.
+from straight lines, and by all of it between the outermost points.
 """
 
 from collections.abc import Sequence
@@ -163,9 +163,13 @@ def _at_equal_quality(
 
 
 def _guessed(front: Front, at: np.ndarray) -> np.ndarray:
-    """Half of how far the curve (K,) runs from the straight lines between its points."""
+    """Half of how far the curve (K,) runs from the straight lines between its points; all of it in the end pieces.
+
+    There points of one side alone tell how the curve bends.
+    """
     smooth, lines = (interpolate(front.quality[None], front.diversity[None], at, straight=s)[0] for s in (False, True))
-    return np.abs(smooth - lines) / 2
+    second, last_but_one = np.sort(front.quality)[[1, -2]]
+    return np.abs(smooth - lines) * np.where((at < second) | (at > last_but_one), 1, 0.5)
 
 
 def _at_the_point(

@@ -74,7 +74,7 @@ def allowed(count, rate=0.05):
     ids=str,
 )
 def test_equal_fronts_are_rarely_told_apart(seeds, truth):
-    count = 160 if seeds > 1 else 100
+    count = 130 if seeds > 1 else 100
     found = judged(count, seeds, **truth)
     differ = sum(f.share_dominated > 0 or f.share_worse > 0 for f in found)
     assert differ <= allowed(count)

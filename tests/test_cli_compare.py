@@ -213,7 +213,7 @@ def test_textgail_wins_on_shifted_references_alone(corpora, tmp_path, reference)
     compared, alike = found["pairs"][0]["comparisons"]
     if reference == "test":
         assert values["textgail", "temperature=0.8", "bleu_4"] == pytest.approx(0.498, abs=0.004)
-        assert compared["share_dominated"] > 0.4  # three temperatures far apart: much of the front between them is guessed
+        assert compared["share_dominated"] > 0.4  # much is guessed between three points
         assert alike["mean_delta"]["lower"] > 0  # neither length nor copying explains it
         assert compared["share_worse"] == 0
         assert found["real"]["c2st_acc"] > 0.8

@@ -302,7 +302,8 @@ def invoke(*args):
     return result
 
 
-def test_the_command_prints_a_table_or_json(run):
+def test_the_command_prints_a_table_or_json(run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/anywhere/textgan", "certify", "a run", "--split", "test"])
     table = invoke(run, "--n", 40, "--arm", "mle", "--critic", "both").stdout
     kept = json.loads((run / "certificate.json").read_text())["certificates"]["mle/dev"]
     assert list(kept["critics"]) == ["both"]
@@ -315,7 +316,7 @@ def test_the_command_prints_a_table_or_json(run):
     assert found == json.loads((run / "certificate.json").read_text())["certificates"]["adversarial/test"]
     assert (found["n"], found["seed"], list(found["critics"])) == (30, 2, ["own"])
     reads = json.loads((run / "evaluation" / "test_reads.json").read_text())["reads"]
-    assert reads[0]["command"].startswith("textgan ")
+    assert reads[0]["command"] == "textgan certify 'a run' --split test"
 
 
 def test_the_command_passes_on_folds(monkeypatch, run):

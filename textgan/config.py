@@ -8,28 +8,10 @@ corpus (vocabulary, lengths) are made where the corpus is read. Reading and writ
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def check_divisible(section: str, n_embd: int, n_head: int) -> None:
-    """Raise ValueError, with the nearest widths that work, unless ``n_head`` divides ``n_embd``."""
-    if n_embd % n_head:
-        below = n_embd // n_head * n_head
-        choices = f"{below} or {below + n_head}" if below else f"{n_head}"
-        raise ValueError(f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}")
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are refused, values never change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from textgan.configbase import Beta, NotNegative, Positive, Rate, Section, Share, Weight, check_divisible
+from textgan.configvae import VAE, Encoder
 
 
 class Data(Section):
@@ -76,15 +58,22 @@ class Tokenizer(Section):
 
 
 class Generator(Section):
+    kind: Literal["transformer", "lstm"] = Field(
+        "transformer", description="architecture, of the decoder of a VAE too (lstm: the classical one of text VAEs)"
+    )
     block_size: Annotated[int, Field(ge=2)] = Field(64, description="longest input in tokens (text + 1)")
-    n_layer: Positive = Field(4, description="Transformer blocks")
-    n_head: Positive = Field(4, description="attention heads")
-    n_embd: Positive = Field(256, description="width")
-    dropout: Beta = Field(0.1, description="dropout of embeddings, attention and residual branches")
+    n_layer: Positive = Field(4, description="Transformer blocks, or layers of the LSTM")
+    n_head: Positive = Field(4, description="attention heads (transformer)")
+    n_embd: Positive = Field(256, description="width (lstm: of the embedding)")
+    n_hidden: Positive = Field(1024, description="units of the LSTM's state (lstm)")
+    dropout: Beta = Field(
+        0.1, description="dropout of embeddings, attention and residual branches (lstm: of input and output)"
+    )
 
     @model_validator(mode="after")
     def _divisible(self):
-        check_divisible("generator", self.n_embd, self.n_head)
+        if self.kind == "transformer":
+            check_divisible("generator", self.n_embd, self.n_head)
         return self
 
 
@@ -227,6 +216,12 @@ class Evaluation(Section):
         10_000, description="at most this many dev texts as references of BLEU (the first in file order)"
     )
     batch_size: Positive = Field(128, description="texts in a batch of sampling and of held-out NLL")
+    iw_samples: Positive = Field(
+        20, description="VAEs: draws of z a text for the bound that stands for their NLL; more: slower and tighter"
+    )
+    final_iw_samples: Positive = Field(
+        100, description="VAEs: the same at the end of the phase, for dev and test (papers: 500)"
+    )
     prompts: list[str] = Field([], description="openings continued at each evaluation, at fixed seeds")
     show: Positive = Field(5, description="free samples written to TensorBoard at each evaluation")
 
@@ -255,15 +250,25 @@ class Config(Section):
     tokenizer: Tokenizer = Tokenizer()
     generator: Generator = Generator()
     discriminator: Discriminator = Discriminator()
-    mle: MLE | None = Field(MLE(), description="the phase of maximum likelihood; none: skip")
+    encoder: Encoder = Encoder()
+    mle: MLE | None = Field(
+        MLE(),
+        description="the phase of maximum likelihood; none: skip. Beside a `vae` it trains the model of the same size "
+        "that the VAE is to be compared with, so it is skipped there only if this says so",
+    )
     adversarial: Adversarial | None = Field(None, description="the adversarial phase; none: skip")
+    vae: VAE | None = Field(
+        None, description="the phase that trains a VAE: `encoder`, and a `generator` as decoder; none: skip"
+    )
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
 
     @model_validator(mode="after")
     def _phases(self):
-        if self.mle is None and self.adversarial is None:
-            raise ValueError("nothing to train: give a `mle` section, an `adversarial` section, or both")
+        if self.mle is None and self.adversarial is None and self.vae is None:
+            raise ValueError("nothing to train: give a `mle`, an `adversarial` or a `vae` section")
+        if self.vae is not None:
+            self._check_vae()
         if self.adversarial is not None:
             if self.mle is None and self.adversarial.init_from is None:
                 raise ValueError("the adversarial phase has no parent: give a `mle` section or `adversarial.init_from`")
@@ -284,3 +289,25 @@ class Config(Section):
                 f"mle.batch_size={self.mle.batch_size} is not divisible by mle.accumulate={self.mle.accumulate}"
             )
         return self
+
+    def _check_vae(self) -> None:
+        vae, shape = self.vae, self.generator
+        problems = []
+        if self.adversarial is not None:
+            problems.append(
+                "give either a `vae` section or an `adversarial` one: a run trains one of them beside its `mle` phase"
+            )
+        if vae.latents == "layerwise" and shape.kind != "transformer":
+            problems.append(f"vae.latents=layerwise needs generator.kind=transformer, not {shape.kind}")
+        elif vae.latents == "layerwise" and vae.z_size % shape.n_layer:
+            problems.append(
+                f"vae.z_size={vae.z_size} is not divisible by generator.n_layer={shape.n_layer}, as vae.latents="
+                "layerwise needs"
+            )
+        if self.mle is not None and self.mle.calibrate != vae.calibrate:
+            problems.append(
+                f"mle.calibrate={self.mle.calibrate} but vae.calibrate={vae.calibrate}: one would win by being "
+                "calibrated alone; set both alike"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))

@@ -1,5 +1,8 @@
 """The generator: a Transformer decoder of GPT-2's exact shape that reads token ids or probability vectors."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from textgan.models.transformer import (
     Block,
     Dropout,
     LayerCache,
+    Memory,
     check_dropout,
     check_heads,
     check_sizes,
@@ -16,23 +20,58 @@ from textgan.models.transformer import (
 )
 
 
+class Condition(NamedTuple):
+    """What a generator is told of each row besides its tokens: a latent, mapped to the generator's width.
+
+    shifts: an entry a layer, (B, D) or None, added to the input of that block at every column. The first is
+        added to the token embeddings (Li et al. 2020, "embedding"). None: no layer has one.
+    memory: an entry a layer: one extra key and value, (B, H, 1, d) each, that every column may look at
+        (Li et al. 2020, "memory"). None: no layer has one.
+    """
+
+    shifts: tuple[Tensor | None, ...] | None = None
+    memory: tuple[Memory, ...] | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the condition; rows come first in each."""
+        shifts = [shift for shift in self.shifts or () if shift is not None]
+        return shifts + [x for pair in self.memory or () for x in pair]
+
+    def select(self, rows: Tensor) -> "Condition":
+        """The rows of these indices, in their order; an index may repeat."""
+        return self._map(lambda x: x.index_select(0, rows))
+
+    def repeat(self, k: int) -> "Condition":
+        """Each row `k` times in a row."""
+        return self._map(lambda x: x.repeat_interleave(k, dim=0))
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> "Condition":
+        return Condition(
+            self.shifts and tuple(None if shift is None else f(shift) for shift in self.shifts),
+            self.memory and tuple((f(k), f(v)) for k, v in self.memory),
+        )
+
+
 class KVCache:
     """Keys and values of what a generator has read, so that each token is computed once. No gradient.
 
-    `length` counts the columns read so far, left padding included.
+    `length` counts the columns read so far, left padding included. `condition` is that of the rows.
     """
 
-    def __init__(self, generator: "Generator", batch_size: int, max_len: int):
-        check_sizes(batch_size=batch_size, max_len=max_len)
-        if max_len > generator.block_size:
-            raise ValueError(f"`max_len={max_len}` is above the model's `block_size={generator.block_size}`")
+    def __init__(self, generator: "Generator", batch_size: int, max_len: int, condition: Condition | None = None):
+        check_cache_sizes(batch_size, max_len, generator.block_size)
+        if condition is not None:
+            generator.check_condition(condition, batch_size)
         self.batch_size, self.max_len, self.length = batch_size, max_len, 0
-        self.layers = [LayerCache(max_len) for _ in range(generator.n_layer)]
+        self.condition = condition
+        memory = condition and condition.memory
+        self.layers = [LayerCache(max_len, memory and memory[i]) for i in range(generator.n_layer)]
 
     def select(self, rows: Tensor) -> None:
         """Keeps the rows of these indices, in their order (with repeats, for beams)."""
         for layer in self.layers:
             layer.select(rows)
+        self.condition = self.condition and self.condition.select(rows)
         self.batch_size = rows.numel()
 
 
@@ -66,7 +105,22 @@ class Generator(nn.Module):
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
         init_weights(self, n_layer)
 
-    def forward(self, tokens: Tensor, *, left_pad: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    @property
+    def device(self) -> torch.device:
+        return self.wte.weight.device
+
+    def new_cache(self, batch_size: int, max_len: int, condition: Condition | None = None) -> KVCache:
+        """An empty cache for rows of at most `max_len` columns that all carry this condition."""
+        return KVCache(self, batch_size, max_len, condition)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        left_pad: Tensor | None = None,
+        cache: KVCache | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Logits (B, T, V) of the token that follows each column.
 
         Args:
@@ -74,23 +128,21 @@ class Generator(nn.Module):
             left_pad: (B,) number of padding columns at the left of the whole sequence, what the cache holds
                 included. They are never looked at, and positions are counted from the first real column.
                 The logits of padding columns mean nothing.
-            cache: what was read before these columns; advanced in place.
+            cache: what was read before these columns, with its condition; advanced in place.
+            condition: of the rows, where there is no cache.
 
         Raises:
-            ValueError: for more than `block_size` columns, a cache that is full or of another batch size, or
-                a cache while gradients are on.
+            ValueError: for more than `block_size` columns, a cache that is full or of another batch size,
+                a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         B, T = tokens.shape[:2]
-        start = 0 if cache is None else cache.length
-        end = start + T
-        limit = self.block_size if cache is None else cache.max_len
-        if end > limit:
-            what = "block_size" if cache is None else "max_len"
-            raise ValueError(f"{end} columns, but `{what}={limit}`")
-        if cache is not None and torch.is_grad_enabled():
-            raise ValueError("a KV cache works without gradient only: wrap the call in torch.no_grad()")
-        if cache is not None and cache.batch_size != B:
-            raise ValueError(f"the cache holds {cache.batch_size} rows, the input has {B}")
+        start, end = columns_read(B, T, cache, self.block_size, condition)
+        if cache is not None:
+            condition = cache.condition
+        elif condition is not None:
+            self.check_condition(condition, B)
+        shifts, memory = condition or (None, None)
+        shifts = shifts or (None,) * self.n_layer
 
         column = torch.arange(end, device=tokens.device)
         position, mask = column[start:], None
@@ -99,17 +151,77 @@ class Generator(nn.Module):
             # A padding column looks at itself: a softmax over nothing would be NaN.
             seen = (column >= left_pad[:, None, None]) | (column == column[start:, None])
             mask = (seen & (column <= column[start:, None]))[:, None]  # (B, 1, T, end)
-        elif start and T > 1:
+        elif T > 1 and (start or memory):
             mask = column <= column[start:, None]  # (T, end)
+        if memory and mask is not None:
+            mask = F.pad(mask, (1, 0), value=True)  # every column looks at the memory
 
-        x = self.drop(embed_tokens(tokens, self.wte.weight) + self.wpe(position))
+        x = embed_tokens(tokens, self.wte.weight) + self.wpe(position)
         for i, block in enumerate(self.h):
+            if shifts[i] is not None:
+                x = x + shifts[i][:, None]
+            if i == 0:
+                x = self.drop(x)
             layer = None if cache is None else cache.layers[i]
-            x = block(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start)
+            extra = memory[i] if memory and cache is None else None
+            x = block(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end
         return F.linear(self.ln_f(x), self.wte.weight, self.logit_bias)
 
+    def check_condition(self, condition: Condition, batch_size: int) -> None:
+        """Raises ValueError for a condition of another number of layers, rows or widths."""
+        heads = (batch_size, self.n_head, 1, self.n_embd // self.n_head)
+        for name, entries in (("shifts", condition.shifts), ("memory", condition.memory)):
+            if entries is not None and len(entries) != self.n_layer:
+                raise ValueError(f"the condition has {len(entries)} {name}, but `n_layer={self.n_layer}`")
+        for shift in condition.shifts or ():
+            if shift is not None and shift.shape != (batch_size, self.n_embd):
+                raise ValueError(f"a shift must be {(batch_size, self.n_embd)}, not {tuple(shift.shape)}")
+        for pair in condition.memory or ():
+            for x in pair:
+                if x.shape != heads:
+                    raise ValueError(f"keys and values of the memory must be {heads}, not {tuple(x.shape)}")
+
+    @torch.no_grad()
+    def scale_logits_(self, temperature: float, bias: Tensor | None = None) -> None:
+        """Makes the logits `logits / temperature + bias` for good, in place; `bias` is (V,)."""
+        self.ln_f.weight.div_(temperature)
+        self.ln_f.bias.div_(temperature)
+        self.logit_bias.div_(temperature)
+        if bias is not None:
+            self.logit_bias.add_(bias)
+
     def num_parameters(self) -> int:
         """Number of trained values; the tied head counts once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def check_cache_sizes(batch_size: int, max_len: int, block_size: int) -> None:
+    """Raises ValueError for sizes below one and for more columns than the model can read."""
+    check_sizes(batch_size=batch_size, max_len=max_len)
+    if max_len > block_size:
+        raise ValueError(f"`max_len={max_len}` is above the model's `block_size={block_size}`")
+
+
+def columns_read(B: int, T: int, cache, block_size: int, condition) -> tuple[int, int]:
+    """The columns (start, end) that an input of B rows and T columns fills, for a generator of either kind.
+
+    Raises:
+        ValueError: as `Generator.forward` says.
+    """
+    start = 0 if cache is None else cache.length
+    end = start + T
+    limit = block_size if cache is None else cache.max_len
+    if end > limit:
+        what = "block_size" if cache is None else "max_len"
+        raise ValueError(f"{end} columns, but `{what}={limit}`")
+    if cache is None:
+        return start, end
+    if torch.is_grad_enabled():
+        raise ValueError("a KV cache works without gradient only: wrap the call in torch.no_grad()")
+    if cache.batch_size != B:
+        raise ValueError(f"the cache holds {cache.batch_size} rows, the input has {B}")
+    if condition is not None:
+        raise ValueError("the cache has the condition of its rows: give `condition` to `new_cache`, not here")
+    return start, end

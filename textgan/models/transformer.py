@@ -91,24 +91,38 @@ def attend(
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
 
 
-class LayerCache:
-    """Keys and values of one attention layer, preallocated at the first write, in the type then used."""
+# A key and a value (B, H, 1, d) that stand before the first column of an attention layer.
+Memory = tuple[Tensor, Tensor]
 
-    def __init__(self, max_len: int):
-        self.max_len = max_len
+
+class LayerCache:
+    """Keys and values of one attention layer, preallocated at the first write, in the type then used.
+
+    `memory`, where there is one, is kept in front of the columns.
+    """
+
+    def __init__(self, max_len: int, memory: Memory | None = None):
+        self.max_len, self.memory = max_len, memory
         self.k: Tensor | None = None
         self.v: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """All keys and values so far, after writing (B, H, T, d) ones to the columns from `start`."""
         B, H, T, d = k.shape
+        first = 0 if self.memory is None else 1
         if self.k is None:
-            self.k, self.v = k.new_empty(B, H, self.max_len, d), v.new_empty(B, H, self.max_len, d)
-        self.k[:, :, start : start + T] = k
-        self.v[:, :, start : start + T] = v
-        return self.k[:, :, : start + T], self.v[:, :, : start + T]
+            self.k = k.new_empty(B, H, first + self.max_len, d)
+            self.v = v.new_empty(B, H, first + self.max_len, d)
+            if self.memory is not None:
+                self.k[:, :, :1], self.v[:, :, :1] = self.memory
+        end = first + start + T
+        self.k[:, :, end - T : end] = k
+        self.v[:, :, end - T : end] = v
+        return self.k[:, :, :end], self.v[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
+        if self.memory is not None:
+            self.memory = tuple(x.index_select(0, rows) for x in self.memory)
         if self.k is not None:
             self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
 
@@ -124,12 +138,21 @@ class Attention(nn.Module):
         self.resid_dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None, causal: bool, cache: LayerCache | None = None, start: int = 0
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None,
+        causal: bool,
+        cache: LayerCache | None = None,
+        start: int = 0,
+        memory: Memory | None = None,
     ) -> Tensor:
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(k, v, start)
+        elif memory is not None:
+            k, v = (torch.cat([m.to(x.dtype), x], dim=2) for m, x in zip(memory, (k, v), strict=True))
         dropout_p = self.dropout if self.training else 0.0
         y = attend(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p, twice=self.twice)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, D)))
@@ -159,9 +182,23 @@ class Block(nn.Module):
         self.mlp = MLP(n_embd, dropout)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None, causal: bool, cache: LayerCache | None = None, start: int = 0
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None,
+        causal: bool,
+        cache: LayerCache | None = None,
+        start: int = 0,
+        memory: Memory | None = None,
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask=mask, causal=causal, cache=cache, start=start)
+        """The states (B, T, D) after the block.
+
+        Args:
+            mask, causal: see `attend`; the mask's columns include the memory, which comes first.
+            cache: keys and values of the columns before `start`, and the memory.
+            memory: an extra key and value, when there is no cache.
+        """
+        x = x + self.attn(self.ln_1(x), mask=mask, causal=causal, cache=cache, start=start, memory=memory)
         return x + self.mlp(self.ln_2(x))
 
 

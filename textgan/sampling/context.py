@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from textgan.errors import UserError
-from textgan.models.generator import Generator, KVCache
+from textgan.models.generator import Generator
 
 
 class Context:
@@ -20,7 +20,7 @@ class Context:
 
     def __init__(self, generator: Generator, rows: Sequence[Sequence[int]], *, room: int, pad_id: int):
         """Reads the rows; ``room`` is how many tokens a row will be given at most."""
-        device = generator.wte.weight.device
+        device = generator.device
         T = max(len(row) for row in rows)
         self.generator, self.room = generator, room
         self.ids = torch.tensor([[pad_id] * (T - len(row)) + list(row) for row in rows], device=device)
@@ -46,7 +46,7 @@ class Context:
 
     def _read_all(self) -> None:
         B, T = self.ids.shape
-        self.cache = KVCache(self.generator, B, min(self.generator.block_size, T + self.room))
+        self.cache = self.generator.new_cache(B, min(self.generator.block_size, T + self.room))
         self.padded = bool(self.left_pad.any())
         self._read(self.ids)
 

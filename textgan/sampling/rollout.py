@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textgan.models.generator import Generator, KVCache
+from textgan.models.generator import Generator
 from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, gumbel_noise, soft
 
 # Steps between looks at whether every text has ended: on a GPU each look waits for the device.
@@ -57,11 +57,11 @@ def sample_ids(
     Raises:
         ValueError: if `max_len` is above the generator's block size.
     """
-    device = generator.wte.weight.device
+    device = generator.device
     uniform = torch.rand(batch_size, max_len, generator=rng, device=device)
     ids = torch.full((batch_size, max_len), eos_id, device=device)
     lengths = torch.full((batch_size,), max_len, device=device)
-    cache = KVCache(generator, batch_size, max_len)
+    cache = generator.new_cache(batch_size, max_len)
     rows = torch.arange(batch_size, device=device)  # of the texts still computed, finished or not
     done = torch.zeros(batch_size, dtype=torch.bool, device=device)
     last = ids[:, :1]
@@ -95,9 +95,9 @@ def sample_soft(
 
     The noise (B, max_len, V) is drawn from `rng` at once. A text ends where the largest entry is eos.
     """
-    device, V = generator.wte.weight.device, generator.vocab_size
+    device, V = generator.device, generator.vocab_size
     noise = gumbel_noise((batch_size, max_len, V), generator=rng, device=device)
-    cache = KVCache(generator, batch_size, max_len)
+    cache = generator.new_cache(batch_size, max_len)
     last = _opening(batch_size, V, eos_id, device)
     tokens, ids = [], []
     done = torch.zeros(batch_size, dtype=torch.bool, device=device)

@@ -1,0 +1,249 @@
+"""A text VAE: an encoder that reads a text, a Gaussian latent, and a generator that is told the latent.
+
+Flat: one latent z of `z_size` numbers whose prior is N(0, I). Layerwise (the idea of DELLA, Hu et al. 2022,
+https://arxiv.org/abs/2207.06130): z is a group of numbers for each layer of the decoder; group l is drawn given
+the groups before it, by the prior p(z_l | z_<l), which is learned, and by the posterior q(z_l | z_<l, x), which also
+sees the encoder's layer; it goes into decoder layer l. Both are proper VAEs: `log_q` and `log_p` are exact
+log densities of the drawn z, so every bound of the likelihood built of them holds.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textgan.models.encoder import LSTMEncoder, TransformerEncoder
+from textgan.models.generator import Condition, Generator
+from textgan.models.transformer import check_sizes
+from textgan.ops.elbo import gaussian_kl, log_normal
+
+LATENTS = ("flat", "layerwise")
+# Where the decoder is told the latent: (beside the tokens, in what it can look back at).
+INJECTIONS = {"embedding": (True, False), "memory": (False, True), "both": (True, True)}
+
+
+class Inference(NamedTuple):
+    """A draw of the posterior, and the normal laws that its entries were drawn from. All (B, Z).
+
+    With layerwise latents the laws of a group are those given the groups of `z` before it.
+    """
+
+    z: Tensor
+    mu: Tensor
+    logvar: Tensor
+    prior_mu: Tensor
+    prior_logvar: Tensor
+
+    @property
+    def kl(self) -> Tensor:
+        """(B, Z) KL(q || p) of each entry in nats, given the drawn entries before it; its sum's mean is the KL."""
+        return gaussian_kl(self.mu, self.logvar, self.prior_mu, self.prior_logvar)
+
+    @property
+    def log_q(self) -> Tensor:
+        """(B,) log q(z | x)."""
+        return log_normal(self.z, self.mu, self.logvar).sum(-1)
+
+    @property
+    def log_p(self) -> Tensor:
+        """(B,) log p(z)."""
+        return log_normal(self.z, self.prior_mu, self.prior_logvar).sum(-1)
+
+
+class ScaledBatchNorm(nn.Module):
+    """Batch norm with a fixed scale and a learned shift (BN-VAE, Zhu et al. 2020, https://arxiv.org/abs/2004.12585).
+
+    On posterior means, it keeps the KL of a batch at `d * gamma**2 / 2` or more. A batch of one row, which has no
+    spread, uses the running statistics, as eval mode does.
+    """
+
+    def __init__(self, features: int, gamma: float):
+        super().__init__()
+        self.register_buffer("weight", torch.full((features,), gamma))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training and len(x) > 1
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=training)
+
+
+class TextVAE(nn.Module):
+    """An encoder, a latent and a decoder.
+
+    Attributes:
+        groups: number of groups of the latent: 1, or the decoder's layers.
+        aggregate_mean, aggregate_factor: (Z,) and (Z, Z), the Gaussian N(mean, factor factor') that was fitted to the
+            posteriors of the training texts; N(0, I) before.
+        latent_generator: None, or a network that turns N(0, I) noise (B, Z) into latents.
+    """
+
+    def __init__(
+        self,
+        encoder: TransformerEncoder | LSTMEncoder,
+        decoder: Generator,
+        z_size: int,
+        latents: str = "flat",
+        injection: str = "both",
+        bn_gamma: float | None = None,
+    ):
+        """
+        Args:
+            encoder, decoder: of one vocabulary.
+            z_size: numbers of the latent; with layerwise latents, of all groups together.
+            latents: "flat" or "layerwise".
+            injection: "embedding": added to the token embeddings (layerwise: to the input of its layer). "memory":
+                an extra key and value in every layer (layerwise: in its layer). "both" (Li et al. 2020).
+            bn_gamma: scale of a batch norm on the posterior means; None: no batch norm. With layerwise latents
+                on the means' distance from the prior's, in units of its deviation, so that the bound stays.
+
+        Raises:
+            ValueError: for sizes or names out of range.
+        """
+        super().__init__()
+        check_sizes(z_size=z_size)
+        if latents not in LATENTS:
+            raise ValueError(f"unknown latents `{latents}`; choose one of {', '.join(LATENTS)}")
+        if injection not in INJECTIONS:
+            raise ValueError(f"unknown injection `{injection}`; choose one of {', '.join(INJECTIONS)}")
+        if encoder.vocab_size != decoder.vocab_size:
+            raise ValueError(f"the encoder knows {encoder.vocab_size} tokens, the decoder {decoder.vocab_size}")
+        if bn_gamma is not None and not bn_gamma > 0:
+            raise ValueError(f"`bn_gamma={bn_gamma!r}` must be above 0, or none")
+        self.groups = decoder.n_layer if latents == "layerwise" else 1
+        if z_size % self.groups:
+            raise ValueError(f"`z_size={z_size}` does not split evenly into the decoder's {self.groups} layers")
+        self.encoder, self.decoder = encoder, decoder
+        self.z_size, self.latents, self.injection = z_size, latents, injection
+        size = z_size // self.groups
+        self.posterior = nn.ModuleList(nn.Linear(encoder.n_features + g * size, 2 * size) for g in range(self.groups))
+        self.prior_net = nn.ModuleList(_prior_net(g * size, 2 * size) for g in range(1, self.groups))
+        self.bn = nn.ModuleList(ScaledBatchNorm(size, bn_gamma) for _ in range(self.groups if bn_gamma else 0))
+        beside, memory = INJECTIONS[injection]
+        D, layers = decoder.n_embd, decoder.n_layer
+        self.shift = nn.ModuleList(nn.Linear(size, D) for _ in range(self.groups if beside else 0))
+        self.memory = nn.ModuleList(nn.Linear(size, 2 * D) for _ in range(layers if memory else 0))
+        for linear in (*self.posterior, *self.shift, *self.memory):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        self.register_buffer("aggregate_mean", torch.zeros(z_size))
+        self.register_buffer("aggregate_factor", torch.eye(z_size))
+        self.latent_generator: nn.Module | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.vocab_size
+
+    @property
+    def block_size(self) -> int:
+        return self.decoder.block_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Features of texts, (B, F), or (B, n_layer, F) for layerwise latents; rows come first.
+
+        Args:
+            tokens: targets of the rows, (B, T) ids or (B, T, V) probability vectors.
+            lengths: (B,) how many of them are real.
+        """
+        if self.latents == "flat":
+            return self.encoder(tokens, lengths)
+        # The layer of the encoder that stands as high as the decoder's; the same one for equal numbers of layers.
+        L, n = self.encoder.n_layer, self.groups
+        return self.encoder.layers(tokens, lengths)[:, [-(-(g + 1) * L // n) - 1 for g in range(n)]]
+
+    def infer(self, features: Tensor, noise: Tensor) -> Inference:
+        """A draw of q(z | x) from standard normal noise (B, Z); noise of zeros gives the means."""
+        return self._infer(features, noise, lambda noise, mu, logvar: mu + noise * torch.exp(0.5 * logvar))
+
+    def infer_at(self, features: Tensor, z: Tensor) -> Inference:
+        """The posterior and the prior at a given z (B, Z), for densities of latents drawn elsewhere."""
+        return self._infer(features, z, lambda z, mu, logvar: z)
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """Latents (B, Z) of p(z) from standard normal noise (B, Z)."""
+        z = noise[:, :0]
+        with torch.autocast(noise.device.type, enabled=False):
+            for g, part in enumerate(noise.chunk(self.groups, dim=1)):
+                mu, logvar = self._prior_law(z, g, part)
+                z = torch.cat([z, mu + part * torch.exp(0.5 * logvar)], dim=1)
+        return z
+
+    def condition(self, z: Tensor) -> Condition:
+        """What the decoder is told of latents (B, Z)."""
+        parts, layers = z.chunk(self.groups, dim=1), self.decoder.n_layer
+        shifts = tuple(linear(part) for linear, part in zip(self.shift, parts, strict=False))
+        shifts = shifts + (None,) * (layers - len(shifts)) if shifts else None
+        if not self.memory:
+            return Condition(shifts, None)
+        H = self.decoder.n_head
+        pairs = [linear(parts[min(i, self.groups - 1)]) for i, linear in enumerate(self.memory)]
+        split = [pair.view(len(z), 2, H, 1, -1).unbind(1) for pair in pairs]
+        return Condition(shifts, tuple((k, v) for k, v in split))
+
+    def log_likelihood(self, ids: Tensor, lengths: Tensor, z: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """(B,) log p(x | z) in nats, the closing token counted.
+
+        Args:
+            ids: (B, T + 1) full rows `[eos, w1..wn, eos]`.
+            lengths: (B,) real targets of each row.
+            z: (B, Z).
+            inputs: (B, T) what the decoder reads instead of `ids[:, :-1]` (word dropout).
+        """
+        inputs, targets = ids[:, :-1] if inputs is None else inputs, ids[:, 1:]
+        logits = self.decoder(inputs, condition=self.condition(z))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        mask = torch.arange(targets.size(1), device=ids.device) < lengths[:, None]
+        return -torch.where(mask, losses, 0.0).sum(1)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of q(z | x)."""
+        return [p for module in (self.encoder, self.posterior, self.bn) for p in module.parameters()]
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """The parameters of p(z) and p(x | z); with the encoder's, all but those of `latent_generator`."""
+        modules = (self.decoder, self.prior_net, self.shift, self.memory)
+        return [p for module in modules for p in module.parameters()]
+
+    def num_parameters(self) -> int:
+        """Number of trained values of the encoder, the latent and the decoder."""
+        return sum(p.numel() for p in self.encoder_parameters() + self.decoder_parameters())
+
+    def _infer(self, features: Tensor, given: Tensor, draw: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Inference:
+        if self.latents == "flat":
+            features = features[:, None]
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        z, laws = given[:, :0], []
+        # A posterior in bfloat16 would lose the small deviations from the prior.
+        with torch.autocast(features.device.type, enabled=False):
+            for g, part in enumerate(given.chunk(self.groups, dim=1)):
+                prior_mu, prior_logvar = self._prior_law(z, g, part)
+                shift, logvar = self.posterior[g](torch.cat([features[:, g], z], dim=1)).chunk(2, dim=1)
+                if self.bn:
+                    shift = self.bn[g](shift)
+                # In units of the prior (Vahdat & Kautz 2020): posteriors move along with it while it is learned.
+                mu, logvar = prior_mu + shift * torch.exp(0.5 * prior_logvar), prior_logvar + logvar
+                z = torch.cat([z, draw(part, mu, logvar)], dim=1)
+                laws.append((mu, logvar, prior_mu, prior_logvar))
+        return Inference(z, *(torch.cat(parts, dim=1) for parts in zip(*laws, strict=True)))
+
+    def _prior_law(self, z: Tensor, group: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of p(z_group | z_<group), of the shape of `like`."""
+        if group == 0:
+            return torch.zeros_like(like), torch.zeros_like(like)
+        return self.prior_net[group - 1](z).chunk(2, dim=1)
+
+
+def _prior_net(known: int, out: int) -> nn.Sequential:
+    """A small network whose output starts at zero: the prior starts as N(0, I)."""
+    net = nn.Sequential(nn.Linear(known, 4 * out), nn.GELU(), nn.Linear(4 * out, out))
+    nn.init.zeros_(net[-1].weight)
+    nn.init.zeros_(net[-1].bias)
+    return net

@@ -32,11 +32,6 @@ class Condition(NamedTuple):
     shifts: tuple[Tensor | None, ...] | None = None
     memory: tuple[Memory, ...] | None = None
 
-    def tensors(self) -> list[Tensor]:
-        """Every tensor of the condition; rows come first in each."""
-        shifts = [shift for shift in self.shifts or () if shift is not None]
-        return shifts + [x for pair in self.memory or () for x in pair]
-
     def select(self, rows: Tensor) -> "Condition":
         """The rows of these indices, in their order; an index may repeat."""
         return self._map(lambda x: x.index_select(0, rows))

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Condition, Generator
+from textgan.models.injection import INJECTIONS, LSTMInjection, TransformerInjection
+from textgan.models.lstm import LSTMCondition, LSTMGenerator
 from textgan.models.transformer import check_sizes
 from textgan.ops.elbo import gaussian_kl, log_normal
 
 LATENTS = ("flat", "layerwise")
-# Where the decoder is told the latent: (beside the tokens, in what it can look back at).
-INJECTIONS = {"embedding": (True, False), "memory": (False, True), "both": (True, True)}
 
 
 class Inference(NamedTuple):
@@ -84,7 +84,7 @@ class TextVAE(nn.Module):
     def __init__(
         self,
         encoder: TransformerEncoder | LSTMEncoder,
-        decoder: Generator,
+        decoder: Generator | LSTMGenerator,
         z_size: int,
         latents: str = "flat",
         injection: str = "both",
@@ -92,11 +92,12 @@ class TextVAE(nn.Module):
     ):
         """
         Args:
-            encoder, decoder: of one vocabulary.
+            encoder, decoder: of one vocabulary. An LSTM decoder has `n_extra=z_size` unless `injection` is "memory".
             z_size: numbers of the latent; with layerwise latents, of all groups together.
             latents: "flat" or "layerwise".
-            injection: "embedding": added to the token embeddings (layerwise: to the input of its layer). "memory":
-                an extra key and value in every layer (layerwise: in its layer). "both" (Li et al. 2020).
+            injection: "embedding": added to the token embeddings (layerwise: to the input of its layer; LSTM:
+                concatenated to every embedding). "memory": an extra key and value in every layer (layerwise: in its
+                layer; LSTM: the first state). Or "both".
             bn_gamma: scale of a batch norm on the posterior means; None: no batch norm. With layerwise latents
                 on the means' distance from the prior's, in units of its deviation, so that the bound stays.
 
@@ -113,6 +114,8 @@ class TextVAE(nn.Module):
             raise ValueError(f"the encoder knows {encoder.vocab_size} tokens, the decoder {decoder.vocab_size}")
         if bn_gamma is not None and not bn_gamma > 0:
             raise ValueError(f"`bn_gamma={bn_gamma!r}` must be above 0, or none")
+        if latents == "layerwise" and isinstance(decoder, LSTMGenerator):
+            raise ValueError("`latents=layerwise` needs a Transformer decoder; give an LSTM `latents=flat`")
         self.groups = decoder.n_layer if latents == "layerwise" else 1
         if z_size % self.groups:
             raise ValueError(f"`z_size={z_size}` does not split evenly into the decoder's {self.groups} layers")
@@ -122,11 +125,11 @@ class TextVAE(nn.Module):
         self.posterior = nn.ModuleList(nn.Linear(encoder.n_features + g * size, 2 * size) for g in range(self.groups))
         self.prior_net = nn.ModuleList(_prior_net(g * size, 2 * size) for g in range(1, self.groups))
         self.bn = nn.ModuleList(ScaledBatchNorm(size, bn_gamma) for _ in range(self.groups if bn_gamma else 0))
-        beside, memory = INJECTIONS[injection]
-        D, layers = decoder.n_embd, decoder.n_layer
-        self.shift = nn.ModuleList(nn.Linear(size, D) for _ in range(self.groups if beside else 0))
-        self.memory = nn.ModuleList(nn.Linear(size, 2 * D) for _ in range(layers if memory else 0))
-        for linear in (*self.posterior, *self.shift, *self.memory):
+        if isinstance(decoder, LSTMGenerator):
+            self.inject = LSTMInjection(decoder, z_size, injection)
+        else:
+            self.inject = TransformerInjection(decoder, z_size, self.groups, injection)
+        for linear in self.posterior:
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
         self.register_buffer("aggregate_mean", torch.zeros(z_size))
@@ -175,17 +178,9 @@ class TextVAE(nn.Module):
                 z = torch.cat([z, mu + part * torch.exp(0.5 * logvar)], dim=1)
         return z
 
-    def condition(self, z: Tensor) -> Condition:
+    def condition(self, z: Tensor) -> Condition | LSTMCondition:
         """What the decoder is told of latents (B, Z)."""
-        parts, layers = z.chunk(self.groups, dim=1), self.decoder.n_layer
-        shifts = tuple(linear(part) for linear, part in zip(self.shift, parts, strict=False))
-        shifts = shifts + (None,) * (layers - len(shifts)) if shifts else None
-        if not self.memory:
-            return Condition(shifts, None)
-        H = self.decoder.n_head
-        pairs = [linear(parts[min(i, self.groups - 1)]) for i, linear in enumerate(self.memory)]
-        split = [pair.view(len(z), 2, H, 1, -1).unbind(1) for pair in pairs]
-        return Condition(shifts, tuple((k, v) for k, v in split))
+        return self.inject(z)
 
     def log_likelihood(self, ids: Tensor, lengths: Tensor, z: Tensor, inputs: Tensor | None = None) -> Tensor:
         """(B,) log p(x | z) in nats, the closing token counted.
@@ -209,7 +204,7 @@ class TextVAE(nn.Module):
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of p(z) and p(x | z); with the encoder's, all but those of `latent_generator`."""
-        modules = (self.decoder, self.prior_net, self.shift, self.memory)
+        modules = (self.decoder, self.prior_net, self.inject)
         return [p for module in modules for p in module.parameters()]
 
     def num_parameters(self) -> int:

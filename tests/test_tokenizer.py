@@ -7,6 +7,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textgan.config import Config
+from textgan.data.prompts import encode_prompt
 from textgan.data.tokenizer import EOS, TOKENIZERS, load_tokenizer, save_tokenizer, train_tokenizer
 from textgan.errors import UserError
 
@@ -141,6 +143,85 @@ def test_a_foreign_bpe_with_its_end_of_text_elsewhere_is_taken(tmp_path):
     assert tokenizer.decode([last, *tokenizer.encode("the dog"), last]) == "the dog"
 
 
+# --- how words are cut, and `<unk>` in texts
+
+
+@given(st.lists(st.sampled_from(["a", "b.", "can't", "mr.", "<unk>", ",", "狗b", "A"]), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_whitespace_words_are_those_of_str_split(words):
+    tokenizer = train_tokenizer("word", ["a b. can't mr. , 狗b <unk>"], split="whitespace")
+    assert tokenizer.vocab_size == 2 + 6  # <unk> is no word of its own
+    ids = tokenizer.encode("  " + " \t ".join(words) + " \n")
+    known = [word if word != "A" else "<unk>" for word in words]
+    assert tokenizer.tokens(ids) == known
+    assert tokenizer.decode([0, *ids, 0]) == " ".join(known)
+    assert [i == tokenizer.unk_id for i in ids] == [word == "<unk>" for word in known]
+
+
+@pytest.mark.parametrize("split", ["words", "whitespace"])
+def test_unk_written_out_is_the_unknown_token(split):
+    tokenizer = train_tokenizer("word", ["mr. <unk> saw a dog ."], split=split)
+    ids = tokenizer.encode("mr. <unk> saw a <unk> .")
+    assert tokenizer.tokens(ids) == ["mr.", "<unk>", "saw", "a", "<unk>", "."]
+    assert ids.count(1) == 2
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    assert tokenizer.vocab_size == 2 + 5
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("The <unk>'s dog, <unk>.", ["The", "<unk>", "'s", "dog", ",", "<unk>", "."]),
+        ("mr. <unk> <unk>", ["mr.", "<unk>", "<unk>"]),
+        ("(<unk>)", ["(", "<unk>", ")"]),
+        ("a \ue000 b <unk>", ["a", "\ue000", "b", "<unk>"]),  # a character that could stand in for it
+        ("a<unk>b", ["a<unk>b"]),
+    ],
+)
+def test_unk_is_cut_off_as_any_other_word(text, words):
+    assert train_tokenizer("word", ["a"]).pieces(text) == words
+
+
+def test_a_word_that_is_the_end_of_text_is_unknown():
+    tokenizer = train_tokenizer("word", [f"a {EOS} b", EOS], split="whitespace")
+    assert tokenizer.encode(f"a {EOS} b") == [2, 1, 3]
+    assert tokenizer.vocab_size == 4
+
+
+@pytest.mark.parametrize("split", ["words", "whitespace"])
+def test_the_file_keeps_the_split(split, tmp_path):
+    tokenizer = train_tokenizer("word", ["mr. <unk> can't see U.S. dogs. A cat."], split=split)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert json.loads(loaded.to_json())["textgan"]["split"] == loaded.split == split
+    for text in ("mr. <unk> can't see.", "dogs. A cat."):
+        assert loaded.encode(text) == tokenizer.encode(text)
+
+
+def test_files_that_name_no_split_cut_as_they_did(tmp_path):
+    pieces = [EOS, "<unk>", "<", ">", "a", "unk", "."]
+    header = {"format": 1, "kind": "word", "lowercase": False}
+    content = {"version": "1.0", "textgan": header, "model": {"vocab": {p: i for i, p in enumerate(pieces)}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.tokens(tokenizer.encode("a <unk>.")) == ["a", "<", "unk", ">", "."]
+    assert json.loads(tokenizer.to_json())["textgan"] == header
+
+
+@pytest.mark.corpora
+def test_penn_treebank_has_the_published_numbers(corpora):
+    """10,000 types with the end of a sentence, 929,589 / 73,760 / 82,430 tokens with it (Mikolov et al. 2010)."""
+    splits = {name: (corpora / "ptb" / f"ptb.{name}.txt").read_text() for name in ("train", "valid", "test")}
+    lines = {name: [line.strip() for line in text.removesuffix("\n").split("\n")] for name, text in splits.items()}
+    tokenizer = train_tokenizer("word", lines["train"], split="whitespace")
+    assert tokenizer.vocab_size == 10_000
+    sizes = {name: sum(len(tokenizer.encode(line)) + 1 for line in rows) for name, rows in lines.items()}
+    assert sizes == {"train": 929_589, "valid": 73_760, "test": 82_430}
+    ids = [i for line in lines["test"] for i in tokenizer.encode(line)]
+    assert ids.count(1) == splits["test"].split().count("<unk>")  # nothing else is unknown
+    assert tokenizer.decode(tokenizer.encode(lines["train"][1])) == lines["train"][1]
+
+
 WORD_FILE = json.loads(train_tokenizer("word", ["a b"]).to_json())
 BPE_FILE = json.loads(BPE.to_json())
 
@@ -151,8 +232,9 @@ BPE_FILE = json.loads(BPE.to_json())
         ("{", "does not hold JSON"),
         ("\udcff", "does not hold JSON"),
         ("[1]", "has no model"),
-        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "format": 2}}, "format 2 is newer"),
-        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "kind": "morse"}}, "'morse' is unknown"),
+        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "format": 3}}, "format 3 is newer"),
+        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "kind": "morse"}}, "kind 'morse' is unknown"),
+        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "split": "dots"}}, "split 'dots' is unknown"),
         ({**WORD_FILE, "model": {"vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),
         ({**WORD_FILE, "model": {"vocab": {"a": 0, "b": 1}}}, r"holds <\|endoftext\|>, <unk>"),
         ({**WORD_FILE, "textgan": 3}, "cannot use"),
@@ -185,11 +267,27 @@ def test_a_missing_file_is_said(tmp_path):
         ("bpe", {"vocab_size": 256}, "vocab_size=256 is too small for a bpe tokenizer; at least 257"),
         ("word", {"vocab_size": 2}, "at least 3"),
         ("word", {"min_count": 3}, "no word that occurs 3 times"),
+        ("word", {"split": "spaces"}, "unknown split 'spaces'; known: words, whitespace"),
+        ("bpe", {"split": "whitespace"}, "split=whitespace is for words; a bpe tokenizer has none"),
     ],
 )
 def test_impossible_wishes_are_refused(kind, options, message):
     with pytest.raises(UserError, match=message):
         train_tokenizer(kind, ["a b"], **options)
+
+
+def test_a_config_names_the_split_of_words_alone():
+    assert Config(tokenizer={"split": "whitespace"}).tokenizer.split == "whitespace"
+    assert Config(tokenizer={"kind": "char"}).tokenizer.split == "words"
+    with pytest.raises(ValueError, match=r"tokenizer\.split=whitespace is for tokenizer\.kind=word, not bpe"):
+        Config(tokenizer={"kind": "bpe", "split": "whitespace"})
+
+
+def test_a_prompt_may_hold_unk_but_no_other_unknown_word():
+    tokenizer = train_tokenizer("word", ["a dog ran ."], split="whitespace")
+    assert encode_prompt(tokenizer, "a <unk> ran", block_size=9, name="prompt") == tokenizer.encode("a cat ran")
+    with pytest.raises(UserError, match=r"prompt: the model does not know the word `ran\.` \(known: ran\); use others"):
+        encode_prompt(tokenizer, "a <unk> ran.", block_size=9, name="prompt")
 
 
 def test_no_words_at_all():

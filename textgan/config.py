@@ -55,6 +55,17 @@ class Tokenizer(Section):
         None, description="largest vocabulary, special tokens included; none: all (bpe: 8192)"
     )
     min_count: Positive = Field(1, description="words or characters seen less often become <unk>")
+    split: Literal["words", "whitespace"] = Field(
+        "words",
+        description="how text is cut into words (kind word): by the rules of the Penn Treebank, or, for corpora that "
+        "are already tokenised, at white space alone",
+    )
+
+    @model_validator(mode="after")
+    def _splits_words(self):
+        if self.kind != "word" and self.split != "words":
+            raise ValueError(f"tokenizer.split={self.split} is for tokenizer.kind=word, not {self.kind}; leave it away")
+        return self
 
 
 class Generator(Section):

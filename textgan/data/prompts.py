@@ -2,8 +2,7 @@
 
 import difflib
 
-from textgan.data.tokenizer import LookupTokenizer, Tokenizer
-from textgan.data.words import split_words
+from textgan.data.tokenizer import UNK, LookupTokenizer, Tokenizer
 from textgan.errors import UserError
 
 NAMED = 5  # unknown words that are named in a message
@@ -23,8 +22,8 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, block_size: int, name: str
         ids = tokenizer.encode(text)
     except UnicodeEncodeError:
         raise UserError(f"{name}: not UTF-8") from None
-    if tokenizer.unk_id is not None and tokenizer.unk_id in ids:
-        raise UserError(f"{name}: {_unknown(tokenizer, text, ids)}")
+    if tokenizer.unk_id is not None and (unknown := _unknown_pieces(tokenizer, text, ids)):
+        raise UserError(f"{name}: {_unknown(tokenizer, unknown)}")
     if len(ids) > longest:
         raise UserError(
             f"{name}: {len(ids)} tokens, but the model reads {longest + 1} with the opening one: "
@@ -33,11 +32,14 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, block_size: int, name: str
     return ids
 
 
-def _unknown(tokenizer: LookupTokenizer, text: str, ids: list[int]) -> str:
+def _unknown_pieces(tokenizer: LookupTokenizer, text: str, ids: list[int]) -> list[str]:
+    """The words or characters that the model does not know, each once; `<unk>` written out is asked for."""
+    pieces = zip(tokenizer.pieces(text), ids, strict=True)
+    return list(dict.fromkeys(piece for piece, i in pieces if i == tokenizer.unk_id and piece != UNK))
+
+
+def _unknown(tokenizer: LookupTokenizer, unknown: list[str]) -> str:
     """Names the unknown words or characters, with the nearest known words."""
-    text = text.lower() if tokenizer.lowercase else text
-    pieces = split_words(text) if tokenizer.kind == "word" else list(text)
-    unknown = list(dict.fromkeys(piece for piece, i in zip(pieces, ids, strict=True) if i == tokenizer.unk_id))
     named = []
     for piece in unknown[:NAMED]:
         near = []

@@ -23,9 +23,10 @@ from textgan.errors import UserError
 EOS = "<|endoftext|>"
 UNK = "<unk>"
 TOKENIZERS = ("word", "char", "bpe")
+SPLITS = ("words", "whitespace")
 BPE_DEFAULT_SIZE = 8192
 _BPE_SMALLEST = 257  # the bytes and the end of text
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Tokenizer(Protocol):
@@ -59,27 +60,33 @@ class Tokenizer(Protocol):
 class LookupTokenizer:
     """Words or characters numbered by a list; what is not in it is unknown.
 
-    Words follow `split_words`, so `decode(encode(x)) == x` up to the spacing that `join_words` documents;
-    characters give any text of known characters back exactly. Both up to lower case if `lowercase`.
+    Words follow `split_words`, so `decode(encode(x)) == x` up to the spacing that `join_words` documents, or with
+    `split="whitespace"` stand between white space and come back with one space between them; characters give any
+    text of known characters back exactly. All up to lower case if `lowercase`. A word `<unk>` in a text is the
+    unknown token, as in corpora whose rare words were replaced by it, and so is what `decode` writes for one.
     """
 
     eos_id = 0
     unk_id = 1
 
-    def __init__(self, kind: str, vocabulary: Sequence[str], *, lowercase: bool):
-        """vocabulary: pieces in the order of their ids, the two special tokens first."""
-        self._split, self._join = _PIECES[kind]
+    def __init__(self, kind: str, vocabulary: Sequence[str], *, lowercase: bool, split: str | None = None):
+        """vocabulary: pieces in the order of their ids, the two special tokens first. split: see `_PIECES`."""
+        self._split, self._join = _PIECES[kind, split]
         if list(vocabulary[:2]) != [EOS, UNK] or len(set(vocabulary)) != len(vocabulary):
             raise ValueError(f"a vocabulary holds {EOS}, {UNK} and different pieces, in this order")
         self.kind = kind
+        self.split = split
         self.lowercase = lowercase
         self.vocab_size = len(vocabulary)
         self._pieces = list(vocabulary)
         self._ids = {piece: i for i, piece in enumerate(vocabulary) if i > self.unk_id}
 
+    def pieces(self, text: str) -> list[str]:
+        """The words or characters of `text`, as they are looked up: one for each id that `encode` gives."""
+        return self._split(text.lower() if self.lowercase else text)
+
     def encode(self, text: str) -> list[int]:
-        pieces = self._split(text.lower() if self.lowercase else text)
-        return [self._ids.get(piece, self.unk_id) for piece in pieces]
+        return [self._ids.get(piece, self.unk_id) for piece in self.pieces(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._join([piece for i, piece in zip(ids, self.tokens(ids), strict=True) if i != self.eos_id])
@@ -89,9 +96,12 @@ class LookupTokenizer:
         return [self._pieces[i] for i in ids]
 
     def to_json(self) -> str:
+        header = {"format": 1, "kind": self.kind, "lowercase": self.lowercase}
+        if self.split is not None:  # versions that know format 1 alone would cut texts in another way
+            header |= {"format": 2, "split": self.split}
         content = {
             "version": "1.0",
-            "textgan": {"format": _FORMAT, "kind": self.kind, "lowercase": self.lowercase},
+            "textgan": header,
             "model": {
                 "type": "WordLevel",
                 "vocab": {piece: i for i, piece in enumerate(self._pieces)},
@@ -101,10 +111,20 @@ class LookupTokenizer:
         return json.dumps(content, ensure_ascii=False, indent=1)
 
 
-# How each kind is cut into pieces and put together again.
-_PIECES: dict[str, tuple[Callable[[str], list[str]], Callable[[Sequence[str]], str]]] = {
-    "word": (split_words, join_words),
-    "char": (list, "".join),
+def _split_with_unk(text: str) -> list[str]:
+    """As `split_words`, with `<unk>` as a word instead of the three that it makes of it."""
+    if UNK not in text:
+        return split_words(text)
+    mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in text)  # in its place, as any other word
+    return [word.replace(mark, UNK) for word in split_words(text.replace(UNK, mark))]
+
+
+# How each kind is cut into pieces and put together again. Files of words that do not name a split are older than it.
+_PIECES: dict[tuple[str, str | None], tuple[Callable[[str], list[str]], Callable[[Sequence[str]], str]]] = {
+    ("word", "words"): (_split_with_unk, join_words),
+    ("word", "whitespace"): (str.split, " ".join),
+    ("word", None): (split_words, join_words),
+    ("char", None): (list, "".join),
 }
 
 
@@ -154,6 +174,7 @@ def train_tokenizer(
     vocab_size: int | None = None,
     min_count: int = 1,
     lowercase: bool = False,
+    split: str = "words",
 ) -> Tokenizer:
     """A tokenizer with a vocabulary from `texts`; the same texts in the same order give the same one.
 
@@ -164,26 +185,37 @@ def train_tokenizer(
             `BPE_DEFAULT_SIZE` for BPE.
         min_count: rarer words or characters become unknown; pairs of BPE pieces as rare are not merged.
         lowercase: turn all text to lower case, here and when encoding.
+        split: of kind "word": "words" (Penn Treebank rules, see `split_words`) or "whitespace", for texts that are
+            tokenized already. Either way `<unk>` in a text is the unknown token; with "whitespace" a word
+            `<|endoftext|>` is unknown too, for the end of a text must not stand inside one.
 
     Raises:
-        UserError: for an unknown kind, a vocabulary too small to hold anything, or texts without a word.
+        UserError: for an unknown kind or split, a split of what are no words, a vocabulary too small to hold
+            anything, or texts without a word.
     """
     if kind not in TOKENIZERS:
         near = difflib.get_close_matches(kind, TOKENIZERS, 1, 0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown tokenizer {kind!r}; known: {', '.join(TOKENIZERS)}{hint}")
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if kind != "word" and split != "words":
+        raise UserError(f"split={split} is for words; a {kind} tokenizer has none")
     smallest = _BPE_SMALLEST if kind == "bpe" else 3
     if vocab_size is not None and vocab_size < smallest:
         raise UserError(f"vocab_size={vocab_size} is too small for a {kind} tokenizer; at least {smallest}")
     if kind == "bpe":
         return _train_bpe(texts, vocab_size or BPE_DEFAULT_SIZE, min_count, lowercase)
-    split = _PIECES[kind][0]
-    counts = Counter(chain.from_iterable(split(text.lower() if lowercase else text) for text in texts))
+    of_kind = split if kind == "word" else None
+    cut = _PIECES[kind, of_kind][0]
+    counts = Counter(chain.from_iterable(cut(text.lower() if lowercase else text) for text in texts))
+    if kind == "word":
+        del counts[UNK], counts[EOS]
     pieces = sorted((piece for piece, n in counts.items() if n >= min_count), key=lambda p: (-counts[p], p))
     if not pieces:
         wanted = f" that occurs {min_count} times" if counts else ""
         raise UserError(f"cannot train a {kind} tokenizer: the texts have no {kind}{wanted}")
-    return LookupTokenizer(kind, [EOS, UNK, *pieces][:vocab_size], lowercase=lowercase)
+    return LookupTokenizer(kind, [EOS, UNK, *pieces][:vocab_size], lowercase=lowercase, split=of_kind)
 
 
 def _train_bpe(texts: Iterable[str], vocab_size: int, min_count: int, lowercase: bool) -> BPETokenizer:
@@ -238,9 +270,11 @@ def _load_lookup(header: dict, vocab: dict[str, int]) -> LookupTokenizer:
         raise ValueError(f"its format {header['format']} is newer than {_FORMAT}; update textgan")
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise ValueError("the ids of its vocabulary are not 0, 1, 2, ...")
-    if header["kind"] not in _PIECES:
-        raise ValueError(f"its kind {header['kind']!r} is unknown")
-    return LookupTokenizer(header["kind"], sorted(vocab, key=vocab.get), lowercase=bool(header["lowercase"]))
+    kind, split = header["kind"], header.get("split")
+    if (kind, split) not in _PIECES:
+        what = "kind" if kind not in ("word", "char") else "split"
+        raise ValueError(f"its {what} {header[what]!r} is unknown")
+    return LookupTokenizer(kind, sorted(vocab, key=vocab.get), lowercase=bool(header["lowercase"]), split=split)
 
 
 def _parse_hf(text: str) -> HFTokenizer:

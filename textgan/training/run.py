@@ -224,6 +224,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         vocab_size=values.vocab_size,
         min_count=values.min_count,
         lowercase=config.data.lowercase,
+        split=values.split,
     )
 
 

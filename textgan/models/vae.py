@@ -68,7 +68,8 @@ class ScaledBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         training = self.training and len(x) > 1
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=training)
+        # The usual epsilon of 1e-5 would let means shrink under it, and the KL with them.
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, eps=1e-7)
 
 
 class TextVAE(nn.Module):

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from textgan.errors import UserError
-from textgan.models.generator import Generator
+from textgan.models.generator import Condition, Generator
+from textgan.models.lstm import LSTMCondition, LSTMGenerator
 
 
 class Context:
     """Rows of different lengths, left-padded, read by a generator as they grow. No gradient.
+
+    What else the generator is told of the rows, their condition, is in the cache and goes with them.
 
     Attributes:
         ids: (B, T) long: padding, opening token, prompt, what was written.
@@ -18,14 +21,22 @@ class Context:
         logits: (B, V), at least float32: the model's own logits of what comes next.
     """
 
-    def __init__(self, generator: Generator, rows: Sequence[Sequence[int]], *, room: int, pad_id: int):
+    def __init__(
+        self,
+        generator: Generator | LSTMGenerator,
+        rows: Sequence[Sequence[int]],
+        *,
+        room: int,
+        pad_id: int,
+        condition: Condition | LSTMCondition | None = None,
+    ):
         """Reads the rows; ``room`` is how many tokens a row will be given at most."""
         device = generator.device
         T = max(len(row) for row in rows)
         self.generator, self.room = generator, room
         self.ids = torch.tensor([[pad_id] * (T - len(row)) + list(row) for row in rows], device=device)
         self.left_pad = torch.tensor([T - len(row) for row in rows], device=device)
-        self._read_all()
+        self._read_all(condition)
 
     def append(self, tokens: Tensor) -> None:
         """Gives each row one more token (B,) and reads it."""
@@ -35,7 +46,7 @@ class Context:
             # A row without padding is at its end here and has been dropped: what is left moves to the left.
             free = int(self.left_pad.min())
             self.ids, self.left_pad = self.ids[:, free:], self.left_pad - free
-            self._read_all()
+            self._read_all(self.cache.condition)
         else:
             self._read(tokens[:, None])
 
@@ -44,9 +55,9 @@ class Context:
         self.cache.select(rows)
         self.ids, self.left_pad, self.logits = self.ids[rows], self.left_pad[rows], self.logits[rows]
 
-    def _read_all(self) -> None:
+    def _read_all(self, condition: Condition | LSTMCondition | None) -> None:
         B, T = self.ids.shape
-        self.cache = self.generator.new_cache(B, min(self.generator.block_size, T + self.room))
+        self.cache = self.generator.new_cache(B, min(self.generator.block_size, T + self.room), condition)
         self.padded = bool(self.left_pad.any())
         self._read(self.ids)
 

@@ -4,15 +4,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from textgan.models.generator import Generator
+from textgan.models.lstm import LSTMGenerator
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.sampling.beam import beam_search
 from textgan.sampling.context import Context, check_choice
+from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
+from textgan.sampling.streams import row_uniforms
 
 # Values of the filters that change nothing; None is another.
 NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
@@ -26,7 +28,8 @@ class Sample(NamedTuple):
         ids: what was written, the closing end-of-text token included when there is one.
         log_prob: nats, the sum over all of ``ids`` given the prompt under the model itself: temperature 1, no
             penalty, no filter, nothing banned, however the ids were chosen. So values of different settings
-            can be compared; it is not the log-probability of the decoder.
+            can be compared; it is not the log-probability of the decoder. Of a VAE it is given the text's own
+            latent, log p(x|z): the log-probability of the text itself, log p(x), is not known.
         finish_reason: ``eos`` when the model closed the text, ``length`` when it was cut.
     """
 
@@ -36,20 +39,9 @@ class Sample(NamedTuple):
     finish_reason: Literal["eos", "length"]
 
 
-def row_uniforms(seed: int, first_row: int, n_rows: int, width: int) -> np.ndarray:
-    """Uniforms (n_rows, width), float64, multiples of 2**-32 in [0, 1); row i follows from (seed, i) alone.
-
-    Philox is a counter-based generator: the row number stands in a high word of the counter and the seed
-    is the key, so any row can be had without those before it. Its first numbers do not depend on ``width``.
-    """
-    rows = range(first_row, first_row + n_rows)
-    raw = [np.random.Philox(key=seed, counter=[0, row, 0, 0]).random_raw(width) for row in rows]
-    return (np.stack(raw) >> np.uint64(32)).astype(np.float64) * 2.0**-32
-
-
 @torch.no_grad()
 def generate(
-    generator: Generator | Mixture | NgramGenerator,
+    generator: Generator | LSTMGenerator | LatentGenerator | Mixture | NgramGenerator,
     prompts: Sequence[Sequence[int]],
     *,
     eos_id: int,
@@ -66,6 +58,7 @@ def generate(
     seed: int = 0,
     batch_size: int = 64,
     first_index: int = 0,
+    latents: Tensor | None = None,
 ) -> list[Sample]:
     """One :class:`Sample` for each prompt, in their order.
 
@@ -79,7 +72,7 @@ def generate(
 
     Args:
         generator: switched to eval mode for the call; its device and type are used. Also an n-gram model or a mixture
-            of both (:mod:`textgan.sampling.mixture`).
+            of both (:mod:`textgan.sampling.mixture`), or a VAE (:mod:`textgan.sampling.latent`).
         prompts: ids without opening token; an empty one is a free text.
         eos_id: opens and closes every text.
         max_new_tokens: at least 1, the closing token included. A text never grows beyond what the model can
@@ -97,9 +90,13 @@ def generate(
         batch_size: rows (times beams) read at once.
         first_index: number of the first row's random stream; texts k.. of a larger job are those with
             ``first_index=k``.
+        latents: (N, Z) of a VAE, one for each prompt. None: drawn from the generator's source, that of row i from a
+            random stream of its own, apart from the one that chooses its tokens; so decoding greedily is a function
+            of the latent alone, and two texts of one row at two temperatures share their latent.
 
     Raises:
-        ValueError: a prompt too long to be continued, or a setting out of range or without effect.
+        ValueError: a prompt too long to be continued, a setting out of range or without effect, or latents of another
+            shape or for a model that has none.
         UserError: penalties and bans left no token to choose from, or the model's logits are not finite.
     """
     warp = {
@@ -110,6 +107,7 @@ def generate(
         "typical_p": typical_p,
     }
     _check(generator, prompts, max_new_tokens, num_beams, batch_size, warp)
+    _check_latents(generator, latents, len(prompts))
     penalize = partial(
         penalties,
         repetition_penalty=repetition_penalty,
@@ -127,7 +125,14 @@ def generate(
             if max_new_tokens is not None:
                 limits = [min(limit, max_new_tokens) for limit in limits]
             rows = [[eos_id, *prompt] for prompt in batch]
-            context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
+            if isinstance(generator, LatentGenerator):
+                if latents is None:
+                    z = generator.latents(seed, first_index + start, len(batch))
+                else:
+                    z = latents[start : start + len(batch)]
+                context = generator.context(rows, z, room=max(limits), pad_id=eos_id)
+            else:
+                context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
             limits = torch.tensor(limits, device=context.ids.device)
             if num_beams > 1:
                 written = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
@@ -224,3 +229,12 @@ def _check(
             f"a prompt of {longest} tokens cannot be continued: with the opening token the model reads "
             f"{generator.block_size}"
         )
+
+
+def _check_latents(generator: object, latents: Tensor | None, n: int) -> None:
+    if latents is None:
+        return
+    if not isinstance(generator, LatentGenerator):
+        raise ValueError("`latents` are for a VAE; this model has none")
+    if latents.shape != (n, generator.vae.z_size):
+        raise ValueError(f"`latents` {tuple(latents.shape)} must be {(n, generator.vae.z_size)}, one for each prompt")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from textgan.models.generator import Generator
 from textgan.models.kneser_ney import KneserNey
+from textgan.models.lstm import LSTMGenerator
 from textgan.sampling.context import Context
 
 
@@ -43,14 +44,14 @@ class Mixture(nn.Module):
         block_size: the generator's.
     """
 
-    def __init__(self, generator: Generator, ngrams: KneserNey, weight: float):
+    def __init__(self, generator: Generator | LSTMGenerator, ngrams: KneserNey, weight: float):
         """Raises ValueError for vocabularies of different sizes, or a weight that is none."""
         super().__init__()
         if generator.vocab_size != ngrams.vocab_size:
             raise ValueError(f"vocabularies of {generator.vocab_size} and {ngrams.vocab_size} ids cannot be mixed")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight} must be between 0 and 1")
-        self.generator, self.ngrams, self.weight = generator, ngrams.to(generator.wte.weight.device), weight
+        self.generator, self.ngrams, self.weight = generator, ngrams.to(generator.device), weight
         self.vocab_size, self.block_size = generator.vocab_size, generator.block_size
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -123,7 +124,11 @@ class NgramContext:
 
 
 def open_context(
-    model: Generator | Mixture | NgramGenerator, rows: Sequence[Sequence[int]], *, room: int, pad_id: int
+    model: Generator | LSTMGenerator | Mixture | NgramGenerator,
+    rows: Sequence[Sequence[int]],
+    *,
+    room: int,
+    pad_id: int,
 ) -> Context | NgramContext:
     """The rows as read by this model, ready to grow; ``pad_id`` opens texts."""
     kinds = {Mixture: MixedContext, NgramGenerator: NgramContext}

@@ -14,7 +14,8 @@ import numpy as np
 
 from textgan.errors import UserError
 from textgan.models.generator import Generator
-from textgan.sampling.decode import Sample, generate, row_uniforms
+from textgan.sampling.decode import Sample, generate
+from textgan.sampling.streams import row_uniforms
 
 # Open interval of the values that each family allows. What lies at an end is plain sampling or no sampling at all, so
 # one distribution has one name. top_k: whole numbers.

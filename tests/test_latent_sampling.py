@@ -58,7 +58,8 @@ def test_normals_of_a_row_follow_from_seed_and_row_alone():
     assert torch.equal(row_normals(5, 700, 3, 4), table[600:603, :4])
     assert not torch.equal(row_normals(6, 100, 2000, 6), table)
     flat = table.flatten().numpy()
-    assert abs(flat.mean()) < 4 / math.sqrt(len(flat)) and abs(flat.var() - 1) < 4 * math.sqrt(2 / len(flat))
+    assert abs(flat.mean()) < 4 / math.sqrt(len(flat))
+    assert abs(flat.var() - 1) < 4 * math.sqrt(2 / len(flat))
     cells = np.bincount(np.searchsorted(stats.norm.ppf(np.linspace(0, 1, 21)[1:-1]), flat), minlength=20)
     assert stats.chisquare(cells).pvalue > 1e-3
     assert np.abs(np.corrcoef(table.numpy().T) - np.eye(6)).max() < 0.1
@@ -69,7 +70,8 @@ def test_latents_of_the_prior(kind):
     vae = make_vae(kind)
     model = LatentGenerator(vae)
     z = model.latents(3, 0, 50)
-    assert z.shape == (50, Z) and z.dtype == torch.float64
+    assert z.shape == (50, Z)
+    assert z.dtype == torch.float64
     assert torch.equal(model.latents(3, 20, 7), z[20:27])
     assert not torch.equal(LatentGenerator(vae).latents(4, 0, 50), z)
     if kind != "layerwise":  # N(0, I), and the temperature is its deviation
@@ -81,7 +83,8 @@ def test_latents_of_the_prior(kind):
         many = model.latents(3, 0, 4000)
         mu, logvar = vae.prior_net[0](many[:, :2]).chunk(2, dim=1)
         white = (many[:, 2:] - mu) * torch.exp(-0.5 * logvar)
-        assert abs(white.mean()) < 0.05 and abs(white.var() - 1) < 0.08
+        assert abs(white.mean()) < 0.05
+        assert abs(white.var() - 1) < 0.08
 
 
 def test_latents_of_the_aggregate_have_its_moments():
@@ -143,7 +146,8 @@ def test_texts_do_not_depend_on_the_batch(kind):
         whole = generate(model, prompts, eos_id=EOS, seed=2, batch_size=64, **settings)
         parts = generate(model, prompts, eos_id=EOS, seed=2, batch_size=2, **settings)
         one = generate(model, prompts[4:5], eos_id=EOS, seed=2, first_index=4, **settings)
-        assert [s.ids for s in parts] == [s.ids for s in whole] and one[0].ids == whole[4].ids
+        assert [s.ids for s in parts] == [s.ids for s in whole]
+        assert one[0].ids == whole[4].ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textgan.data.corpus import _split_by_hash, load_corpus
+from textgan.data.named_corpora import _hf_rows
 from textgan.errors import UserError
 
 TEXTS = [f"text number {i}" for i in range(400)]
@@ -47,6 +48,7 @@ FRACTIONS = st.fixed_dictionaries({"dev": st.sampled_from([0.0, 0.1, 0.3]), "tes
 
 @given(st.lists(st.text(max_size=8), max_size=60), st.lists(st.text(max_size=8), max_size=60), FRACTIONS)
 def test_more_texts_never_move_the_others(texts, more, fractions):
+    texts, more = ([(text, None) for text in part] for part in (texts, more))
     before, after = _split_by_hash(texts, fractions), _split_by_hash(texts + more, fractions)
     for split in before:
         assert after[split][: len(before[split])] == before[split]
@@ -135,6 +137,7 @@ def test_the_report_is_plain(tmp_path):
         "kept_out": 0,
         "sizes": {"train": 2, "dev": 0, "test": 0},
         "overlaps": {"dev in train": 0, "test in train": 0, "test in dev": 0},
+        "labels": {},
     }
     assert report.lines() == [
         f"corpus {path}: 3 texts (1 file as lines); 1 blank skipped",
@@ -169,6 +172,70 @@ def test_an_empty_split_is_refused(tmp_path):
         load_corpus(path, dev_fraction=0.0, test_fraction=1e-9)
     with pytest.raises(UserError, match="no text is left to train on"):
         load_corpus(path, dev_fraction=0.0, test_fraction=0.9999)
+
+
+# --- labels
+
+
+def test_labels_follow_their_texts_into_the_splits(tmp_path):
+    rows = [{"text": f"{text} ", "stars": i % 5} for i, text in enumerate(TEXTS)]
+    rows += [{"text": TEXTS[0], "stars": 9}, {"text": " ", "stars": 9}]  # a copy, and a blank text
+    path = write(tmp_path / "a.jsonl", map(json.dumps, rows))
+    expected = {row["text"].strip(): str(row["stars"]) for row in reversed(rows)}
+    corpus = load_corpus(path, label="stars", dev_fraction=0.2, test_fraction=0.2)
+    for split in ("train", "dev", "test"):
+        texts = getattr(corpus, split)
+        assert corpus.labels[split] == [expected[text] for text in texts]
+        assert len(set(corpus.labels[split])) == 5
+    counts = {label: corpus.labels["train"].count(label) for label in "01234"}
+    assert corpus.report.labels == counts
+    assert list(corpus.report.labels.values()) == sorted(counts.values(), reverse=True)
+    without = load_corpus(path, dev_fraction=0.2, test_fraction=0.2)
+    assert without.fingerprint == corpus.fingerprint
+    assert set(without.labels["train"]) == {None}
+    kept = load_corpus(path, label="stars", dedupe=False, dev_fraction=0, test_fraction=0)
+    assert kept.labels["train"][-1] == "9"
+    assert kept.labels["dev"] == []
+
+
+def test_texts_of_several_files_are_labelled_by_their_file(tmp_path):
+    for name, texts in (("bad", ["awful", "Fine"]), ("good", ["great", "fine", "nice"])):
+        write(tmp_path / f"{name}.txt", texts)
+    corpus = load_corpus(tmp_path, dev=tmp_path / "bad.txt", lowercase=True, test_fraction=0)
+    assert dict(zip(corpus.train, corpus.labels["train"], strict=True)) == {
+        "awful": "bad",
+        "fine": "bad",  # that of the first copy
+        "great": "good",
+        "nice": "good",
+    }
+    assert corpus.labels["dev"] == [None, None]  # one file
+    assert corpus.report.lines()[2] == "labels of train: bad 2, good 2"
+
+
+def test_many_labels_are_not_all_shown(tmp_path):
+    path = write(tmp_path / "a.jsonl", [json.dumps({"text": f"t{i}", "id": i}) for i in range(30)])
+    report = load_corpus(path, label="id", dev_fraction=0, test_fraction=0).report
+    assert report.lines()[2].endswith("11 1 and 18 more")
+
+
+def test_a_pattern_is_a_source_and_a_split(tmp_path):
+    for name in ("train.0", "train.1", "dev.0", "dev.1"):
+        write(tmp_path / name, [f"{name} {i}" for i in range(3)])
+    corpus = load_corpus(tmp_path / "train.*", dev=tmp_path / "dev.*", format="lines", test_fraction=0)
+    assert corpus.train == [f"train.{k} {i}" for k in range(2) for i in range(3)]
+    assert corpus.labels["dev"] == ["dev.0"] * 3 + ["dev.1"] * 3
+    with pytest.raises(UserError, match=r"no file or folder '.*nothing\.\*'"):
+        load_corpus(tmp_path / "nothing.*")
+
+
+@pytest.mark.parametrize("source", ["stories", "lstm-oracle", "nltk:brown"])
+def test_labels_of_texts_without_fields_are_refused(source):
+    with pytest.raises(UserError, match=f"texts of {source} have no field 'genre' for a label"):
+        load_corpus(source, label="genre")
+
+
+def test_drawn_texts_have_no_labels():
+    assert load_corpus("stories", size=40).labels["train"] == [None] * 40
 
 
 # --- drawn from an oracle
@@ -281,6 +348,22 @@ def test_hugging_face_data_with_its_own_splits(hf_folder):
     assert (corpus.train, corpus.dev, corpus.test) == (["a", "b"], [], ["b", "c"])
     assert corpus.report.overlaps["test in train"] == 1
     assert corpus.report.blank == 1
+
+
+def test_hugging_face_labels(hf_folder):
+    hf_folder("train", [{"story": "a", "k": 1}, {"story": " ", "k": 2}, {"story": "b", "k": None}])
+    name = hf_folder("test", [{"story": "c", "k": 3}])
+    corpus = load_corpus(name, field="story", label="k", dev_fraction=0)
+    assert (corpus.labels["train"], corpus.labels["test"]) == (["1", None], ["3"])
+    with pytest.raises(UserError, match="train: no column 'stars'; there are: story, k"):
+        load_corpus(name, field="story", label="stars", dev_fraction=0)
+
+
+def test_hugging_face_classes_are_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    assert _hf_rows(rows, "text", "label", "place") == [("a", "yes"), ("b", "no"), ("c", None)]
 
 
 def test_hugging_face_data_of_lists_is_joined_and_split(hf_folder):

@@ -50,6 +50,7 @@ def test_rows_are_selected_and_searched(texts, data):
     assert rows_of(selected) == [rows_of(dataset)[i] for i in rows]
     assert selected.lengths.tolist() == [len(texts[i]) + 1 for i in rows]
     assert selected.eos_id == dataset.eos_id
+    assert selected.origins.tolist() == rows
     for token in (1, 3, 9):
         assert dataset.rows_with(token).tolist() == [token in row for row in rows_of(dataset)]
 
@@ -58,6 +59,7 @@ def test_long_texts_are_dropped_or_cut_into_windows():
     texts = ["abc", "abcde", "abcd", "abcdefg"]
     dataset, too_long = build_dataset(texts, Letters(), block_size=4, too_long="drop")
     assert (rows_of(dataset), too_long) == ([[0, 1, 2, 3, 0]], 3)
+    assert build_dataset(texts[1:], Letters(), block_size=5, too_long="drop")[0].origins.tolist() == [1]
     dataset, too_long = build_dataset(texts, Letters(), block_size=4, too_long="window")
     assert too_long == 3
     assert rows_of(dataset) == [
@@ -69,6 +71,8 @@ def test_long_texts_are_dropped_or_cut_into_windows():
         [0, 1, 2, 3, 4],
         [4, 5, 6, 7, 0],
     ]
+    assert dataset.origins.tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert dataset.select(torch.tensor([6, 1])).origins.tolist() == [3, 1]
 
 
 @given(st.lists(st.text("abcdefgh", max_size=20), max_size=6), st.integers(1, 8))

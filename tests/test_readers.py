@@ -60,6 +60,47 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
     assert reading.formats == {"jsonl": 1, "lines": 1, "csv": 1}
 
 
+def test_labels_are_the_record_s_field_or_the_file(tmp_path):
+    records = ('{"text": "1", "who": "x  y"}', '{"text": " ", "who": "z"}', '{"who": 2.5, "text": "2"}')
+    one = write(tmp_path / "a.jsonl", "\n".join(records))
+    assert read_texts(one).labels == [None, None]
+    assert read_texts(one, label="who").labels == ["x y", "2.5"]
+    write(tmp_path / "b" / "c.csv", "text,who\n3,true\n4,\n")
+    write(tmp_path / "b" / "v1.2.tsv", "who\ttext\nme\t5\n")
+    assert read_texts(tmp_path).labels == ["a", "a", "b/c", "b/c", "b/v1.2"]
+    assert read_texts(tmp_path, label="who").labels == ["x y", "2.5", "true", None, "me"]
+    assert read_texts(tmp_path / "b").labels == ["c", "c", "v1.2"]
+
+
+def test_a_pattern_names_files_of_any_suffix(tmp_path):
+    for name, content in (("s.1", "c"), ("s.0", "a\nb"), ("t.0", "d"), (".s.2", "no")):
+        write(tmp_path / name, content)
+    (tmp_path / "s.folder").mkdir()
+    reading = read_texts(tmp_path / "s.*")
+    assert (reading.texts, reading.labels) == (["a", "b", "c"], ["s.0", "s.0", "s.1"])
+    assert read_texts(tmp_path / "s.[1]").labels == [None]
+    write(tmp_path / "s.[1]", "a file of this very name")
+    assert read_texts(tmp_path / "s.[1]").texts == ["a file of this very name"]
+    with pytest.raises(UserError, match=r"no file fits the pattern .*u\.\*"):
+        read_texts(tmp_path / "u.*")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "one\ntwo", "a.txt is read as lines, which has no field 'who' for a label; jsonl and csv have"),
+        ("a.jsonl", '{"text": "a", "who": 1}\n{"text": "b"}', ":2: no field 'who' for a label; there are: text"),
+        ("a.jsonl", '{"text": "a", "who": [1]}', ":1: field 'who' holds a list, which is no label"),
+        ("a.jsonl", '"a"', ":1: a JSON string, which has no field 'who' for a label"),
+        ("a.csv", "text,whom\na,b", ":1: no column 'who'; there are: text, whom"),
+        ("a.csv", "text,who\na", ":2: no field 'who': the row is too short"),
+    ],
+)
+def test_faults_of_labels_are_told(tmp_path, name, content, message):
+    with pytest.raises(UserError, match=message):
+        read_texts(write(tmp_path / name, content), label="who")
+
+
 def test_other_encodings(tmp_path):
     path = write(tmp_path / "a.txt", "né\nzwei".encode("latin-1"))
     assert read_texts(path, encoding="latin-1").texts == ["né", "zwei"]

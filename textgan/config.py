@@ -17,8 +17,8 @@ from textgan.configvae import VAE, Encoder
 class Data(Section):
     source: str = Field(
         "stories",
-        description="what to learn from: a .txt, .jsonl or .csv file, a folder of them, or a name: stories, "
-        "stories-zh (embedded grammars), lstm-oracle (SeqGAN's), nltk:CORPUS, hf:DATASET[:CONFIG]",
+        description="what to learn from: a .txt, .jsonl or .csv file, a folder of them, a pattern such as reviews.*, "
+        "or a name: stories, stories-zh (embedded grammars), lstm-oracle (SeqGAN's), nltk:CORPUS, hf:DATASET[:CONFIG]",
     )
     dev: str | None = Field(None, description="file of the dev split; none: split off by content hash")
     test: str | None = Field(None, description="file of the test split; none: split off by content hash")
@@ -28,6 +28,11 @@ class Data(Section):
         "auto", description="how texts stand in the files"
     )
     field: str = Field("text", description="name of the field that holds the text, for jsonl and csv")
+    label: str | None = Field(
+        None,
+        description="name of the field (jsonl, csv, hf) that holds a text's class or source, by which pictures of "
+        "latent vectors are coloured; none: the file's name where there are several. Training never sees it",
+    )
     encoding: str = Field("utf-8", description="character encoding of the files")
     size: Positive = Field(20000, description="number of texts drawn from an embedded grammar or oracle")
     seed: NotNegative = Field(0, description="seed of that draw (apart from the training seed, so seeds share data)")

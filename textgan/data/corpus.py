@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from textgan.data.named_corpora import ORACLES, Oracle, draw_texts, hf_texts, nltk_texts
-from textgan.data.readers import read_texts
+from textgan.data.readers import is_readable, read_texts
 from textgan.errors import UserError
 
 SPLITS = ("train", "dev", "test")
+_SHOWN_LABELS = 12
+Row = tuple[str, str | None]  # a text and its label
 
 
 @dataclass
@@ -25,6 +27,7 @@ class CorpusReport:
     read, by part ("source", and "dev" and "test" where they are given). dropped: of these, left out of the
     source. kept_out: drawn dev and test texts left out since they occur in train. sizes: texts by split.
     overlaps: "dev in train" and so on, the number of texts of the first split that also occur in the second.
+    labels: training texts by label.
     """
 
     source: str
@@ -36,6 +39,7 @@ class CorpusReport:
     kept_out: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     overlaps: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """All fields as plain values, for JSON."""
@@ -55,6 +59,10 @@ class CorpusReport:
             lines.append(f"dev and test texts left out because they occur in train: {self.kept_out:,}")
         found = [f"{n:,} {name}" for name, n in self.overlaps.items() if n]
         lines.append("overlap of the splits: " + (", ".join(found) or "none"))
+        if self.labels:
+            shown = [f"{label} {n:,}" for label, n in list(self.labels.items())[:_SHOWN_LABELS]]
+            more = f" and {len(self.labels) - _SHOWN_LABELS:,} more" if len(self.labels) > _SHOWN_LABELS else ""
+            lines.insert(2, "labels of train: " + ", ".join(shown) + more)
         return lines
 
 
@@ -67,7 +75,8 @@ class Corpus:
     """Texts in three splits.
 
     name: the source. fingerprint: SHA-256 (hex) of the texts of the splits, in order. oracle: the true
-    distribution, for corpora drawn from one.
+    distribution, for corpora drawn from one. labels: by split, of each text its class or source (None where it has
+    none); training never sees them.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Corpus:
     fingerprint: str
     report: CorpusReport
     oracle: Oracle | None = None
+    labels: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 def load_corpus(
@@ -88,6 +98,7 @@ def load_corpus(
     test_fraction: float = 0.05,
     format: str = "auto",
     field: str = "text",
+    label: str | None = None,
     encoding: str = "utf-8",
     size: int = 20_000,
     seed: int = 0,
@@ -99,17 +110,18 @@ def load_corpus(
     """The corpus `source`, split into train, dev and test.
 
     Args:
-        source: a file or folder (see `read_texts`), or a name: "stories" and "stories-zh" are `size` texts drawn
-            from the embedded grammars with `seed`, "lstm-oracle" is SeqGAN's with texts of `oracle_length`
+        source: a file, folder or pattern (see `read_texts`), or a name: "stories" and "stories-zh" are `size` texts
+            drawn from the embedded grammars with `seed`, "lstm-oracle" is SeqGAN's with texts of `oracle_length`
             tokens; "nltk:NAME" is an NLTK corpus by sentences ("nltk:NAME:paras" by paragraphs); "hf:NAME" or
             "hf:NAME:CONFIG" a Hugging Face data set with column `field`, whose own splits are used.
         dev, test: files of given splits, which are taken as they are. None: the split is made from the source.
         dev_fraction, test_fraction: share of the source for a split that is not given; 0 for none. The hash
             of a text alone decides where it goes: more texts never move the others, and no text is in two
             splits. Drawn texts are drawn anew instead; those that also occur in train are left out.
-        format, field, encoding, max_chars: how files are read, see `read_texts`.
-        dedupe: drop later copies of a text from the source. Given splits keep theirs, and drawn texts too, for
-            a sample without its duplicates is none of the distribution.
+        format, field, label, encoding, max_chars: how files are read, see `read_texts`; `label` is a column of
+            Hugging Face data too.
+        dedupe: drop later copies of a text from the source (the label of the first stays). Given splits keep
+            theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
         lowercase: turn all texts to lower case first.
 
     Raises:
@@ -123,85 +135,97 @@ def load_corpus(
     source = str(source)
     report = CorpusReport(source)
     oracle = None
-    given: dict[str, list[str]] = {}
+    given: dict[str, list[Row]] = {}
 
-    def read(path: str | Path) -> list[str]:
-        reading = read_texts(path, format=format, field=field, encoding=encoding, max_chars=max_chars)
+    def read(path: str | Path) -> list[Row]:
+        reading = read_texts(path, format=format, field=field, label=label, encoding=encoding, max_chars=max_chars)
         report.blank += reading.blank
         for name, n in reading.formats.items():
             report.formats[name] = report.formats.get(name, 0) + n
-        return reading.texts
+        return list(zip(reading.texts, reading.labels, strict=True))
 
+    if label is not None and (source in ORACLES or source.startswith("nltk:")):
+        raise UserError(f"the texts of {source} have no field {label!r} for a label; leave data.label away")
     if source in ORACLES:
         if size < 1:
             raise UserError(f"size={size} must be at least 1")
         oracle = ORACLES[source](oracle_length)
-        texts = draw_texts(oracle, size, seed, "train")
+        rows = _unlabelled(draw_texts(oracle, size, seed, "train"))
     elif source.startswith("nltk:"):
-        texts = _clean(nltk_texts(source.removeprefix("nltk:")), report)
+        rows = _clean(_unlabelled(nltk_texts(source.removeprefix("nltk:"))), report)
     elif source.startswith("hf:"):
-        given = {split: _clean(rows, report) for split, rows in hf_texts(source[3:], field).items()}
-        texts = given.pop("train")
-    elif Path(source).expanduser().exists():
-        texts = read(source)
+        given = {split: _clean(found, report) for split, found in hf_texts(source[3:], field, label).items()}
+        rows = given.pop("train")
+    elif is_readable(source):
+        rows = read(source)
     else:
         raise UserError(_unknown(source))
     given |= {split: read(path) for split, path in (("dev", dev), ("test", test)) if path is not None}
     if lowercase:
-        texts = [text.lower() for text in texts]
-        given = {split: [text.lower() for text in rows] for split, rows in given.items()}
+        rows = _lower(rows)
+        given = {split: _lower(found) for split, found in given.items()}
 
-    report.texts = len(texts)
-    unique = list(dict.fromkeys(texts))
-    report.duplicates = {"source": len(texts) - len(unique)}
-    report.duplicates |= {split: len(rows) - len(set(rows)) for split, rows in given.items()}
+    report.texts = len(rows)
+    first = dict(reversed(rows))  # text -> label of its first copy
+    unique = [(text, first[text]) for text in dict.fromkeys(text for text, _ in rows)]
+    report.duplicates = {"source": len(rows) - len(unique)}
+    report.duplicates |= {split: len(found) - len(dict(found)) for split, found in given.items()}
     if dedupe and oracle is None:
-        report.dropped = len(texts) - len(unique)
-        texts = unique
+        report.dropped = len(rows) - len(unique)
+        rows = unique
 
     fractions = {"dev": dev_fraction, "test": test_fraction}
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     if oracle is None:
-        splits = _split_by_hash(texts, fractions) | given
+        splits = _split_by_hash(rows, fractions) | given
     else:
-        known = set(texts)
-        splits = {"train": texts, **given}
+        splits = {"train": rows, **given}
         for split, fraction in fractions.items():
-            drawn = draw_texts(oracle, round(size * fraction), seed, split)
-            drawn = [text.lower() if lowercase else text for text in drawn]
-            splits[split] = [text for text in drawn if text not in known]
+            drawn = _unlabelled(draw_texts(oracle, round(size * fraction), seed, split))
+            drawn = _lower(drawn) if lowercase else drawn
+            splits[split] = [row for row in drawn if row[0] not in first]
             report.kept_out += len(drawn) - len(splits[split])
     for split in ("train", *(split for split, fraction in fractions.items() if fraction)):
         if not splits[split]:
-            raise UserError(_empty(split, len(texts), fractions))
-    splits = {split: splits[split] for split in SPLITS}
-    report.sizes = {split: len(rows) for split, rows in splits.items()}
-    report.overlaps = _overlaps(splits)
-    return Corpus(source, **splits, fingerprint=_fingerprint(splits), report=report, oracle=oracle)
+            raise UserError(_empty(split, len(rows), fractions))
+    texts = {split: [text for text, _ in splits[split]] for split in SPLITS}
+    labels = {split: [label for _, label in splits[split]] for split in SPLITS}
+    report.sizes = {split: len(found) for split, found in texts.items()}
+    report.overlaps = _overlaps(texts)
+    report.labels = dict(Counter(label for label in labels["train"] if label is not None).most_common())
+    return Corpus(source, **texts, fingerprint=_fingerprint(texts), report=report, oracle=oracle, labels=labels)
 
 
-def _clean(texts: list[str], report: CorpusReport) -> list[str]:
-    kept = [stripped for text in texts if (stripped := text.strip())]
-    report.blank += len(texts) - len(kept)
+def _unlabelled(texts: list[str]) -> list[Row]:
+    return [(text, None) for text in texts]
+
+
+def _lower(rows: list[Row]) -> list[Row]:
+    return [(text.lower(), label) for text, label in rows]
+
+
+def _clean(rows: list[Row], report: CorpusReport) -> list[Row]:
+    kept = [(stripped, label) for text, label in rows if (stripped := text.strip())]
+    report.blank += len(rows) - len(kept)
     if not kept:
         raise UserError(f"{report.source} holds no text")
     return kept
 
 
-def _split_by_hash(texts: Sequence[str], fractions: dict[str, float]) -> dict[str, list[str]]:
-    """Each text by the place of its SHA-256 in 0..1: test from below, dev from above, train between.
+def _split_by_hash(rows: Sequence[Row], fractions: dict[str, float]) -> dict[str, list[Row]]:
+    """Each row by the place of its text's SHA-256 in 0..1: test from below, dev from above, train between.
 
     So changing one fraction moves no text between the other two splits.
     """
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for text in texts:
-        place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in rows:
+        place = int.from_bytes(hashlib.sha256(row[0].encode()).digest()[:8], "big") / 2**64
         if place < fractions.get("test", 0):
-            splits["test"].append(text)
+            splits["test"].append(row)
         elif place >= 1 - fractions.get("dev", 0):
-            splits["dev"].append(text)
+            splits["dev"].append(row)
         else:
-            splits["train"].append(text)
+            splits["train"].append(row)
     return splits
 
 

@@ -56,13 +56,18 @@ class TokenDataset:
     tokens: (M,) long, all rows.
     offsets: (N+1,) long, row i is `tokens[offsets[i]:offsets[i+1]]`.
     lengths: (N,) long, the number of targets of each row, which is one less than its tokens.
+    origins: (N,) long, the place of each row's text among those that the data set was built from.
     """
 
-    def __init__(self, tokens: torch.Tensor, offsets: torch.Tensor, eos_id: int):
+    def __init__(
+        self, tokens: torch.Tensor, offsets: torch.Tensor, eos_id: int, *, origins: torch.Tensor | None = None
+    ):
+        """origins: None where each row is a text of its own."""
         self.tokens = tokens
         self.offsets = offsets
         self.eos_id = eos_id
         self.lengths = offsets.diff() - 1
+        self.origins = torch.arange(len(self.lengths)) if origins is None else origins
         if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(tokens) or (self.lengths < 1).any():
             raise ValueError("offsets must rise from 0 to len(tokens) in steps of at least 2")
 
@@ -87,7 +92,8 @@ class TokenDataset:
         sizes = self.lengths[rows] + 1
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         shift = (self.offsets[rows] - offsets[:-1]).repeat_interleave(sizes)
-        return TokenDataset(self.tokens[torch.arange(len(shift)) + shift], offsets, self.eos_id)
+        tokens = self.tokens[torch.arange(len(shift)) + shift]
+        return TokenDataset(tokens, offsets, self.eos_id, origins=self.origins[rows])
 
     def rows_with(self, token: int) -> torch.Tensor:
         """(N,) bool, True for the rows that hold `token`."""
@@ -115,8 +121,8 @@ def build_dataset(
     if block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1")
     eos_id = tokenizer.eos_id
-    tokens, ends, n_long, shortest = array("q"), array("q", [0]), 0, None
-    for text in texts:
+    tokens, ends, origins, n_long, shortest = array("q"), array("q", [0]), array("q"), 0, None
+    for place, text in enumerate(texts):
         row = [eos_id, *tokenizer.encode(text), eos_id]
         n_targets = len(row) - 1
         if n_targets > block_size:
@@ -127,12 +133,13 @@ def build_dataset(
         for start in range(0, n_targets, block_size):
             tokens.extend(row[start : start + block_size + 1])
             ends.append(len(tokens))
+            origins.append(place)
     if n_long and len(ends) == 1:
         raise UserError(
             f"all {n_long} texts are longer than block_size={block_size} (the shortest has {shortest} tokens "
             "with its end); raise block_size or cut texts into windows (too_long: window)"
         )
-    return TokenDataset(_tensor(tokens), _tensor(ends), eos_id), n_long
+    return TokenDataset(_tensor(tokens), _tensor(ends), eos_id, origins=_tensor(origins)), n_long
 
 
 def _tensor(values: array) -> torch.Tensor:

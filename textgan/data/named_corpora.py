@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from textgan.data.readers import text_of_record
+from textgan.data.readers import label_of_record, text_of_record
 from textgan.data.words import join_words
 from textgan.errors import UserError
 
@@ -97,12 +97,13 @@ def _flatten(words: Iterable) -> list[str]:
     return [w for part in words for w in ([part] if isinstance(part, str) else _flatten(part))]
 
 
-def hf_texts(name: str, field: str) -> dict[str, list[str]]:
-    """Texts of `field` by split ("train" and, where the data set has them, "dev" and "test").
+def hf_texts(name: str, field: str, label: str | None) -> dict[str, list[tuple[str, str | None]]]:
+    """(text, label) pairs by split ("train" and, where the data set has them, "dev" and "test").
 
     Args:
         name: `NAME[:CONFIG]`, a data set of the Hugging Face hub or a folder that `datasets.load_dataset` reads.
         field: a column of strings, or of lists of strings (joined by blank lines).
+        label: a column of classes or sources; None: no text has a label.
 
     Raises:
         UserError: the library is missing, the data set cannot be loaded, or it has no such column or no train.
@@ -124,14 +125,22 @@ def hf_texts(name: str, field: str) -> dict[str, list[str]]:
         raise UserError(f"hf:{name} has no split 'train'; it has: {', '.join(splits)}")
     found = {"train": splits["train"]}
     found |= {ours: splits[theirs] for ours, theirs in _HF_SPLITS if theirs in splits and ours not in found}
-    return {split: _hf_column(rows, field, f"hf:{name} {split}") for split, rows in found.items()}
+    return {split: _hf_rows(rows, field, label, f"hf:{name} {split}") for split, rows in found.items()}
 
 
 _HF_SPLITS = (("dev", "validation"), ("dev", "valid"), ("dev", "dev"), ("test", "test"))
 
 
-def _hf_column(rows: Any, field: str, place: str) -> list[str]:
-    if field not in rows.column_names:
-        raise UserError(f"{place}: no column {field!r}; there are: {', '.join(rows.column_names)}")
-    rows = rows.select_columns([field])
-    return [text_of_record(row, field, f"{place}, row {i}") for i, row in enumerate(rows, 1)]
+def _hf_rows(rows: Any, field: str, label: str | None, place: str) -> list[tuple[str, str | None]]:
+    wanted = [name for name in (field, label) if name is not None]
+    for name in wanted:
+        if name not in rows.column_names:
+            raise UserError(f"{place}: no column {name!r}; there are: {', '.join(rows.column_names)}")
+    named = getattr(rows.features.get(label), "int2str", None)  # classes are stored as numbers
+    found = []
+    for i, row in enumerate(rows.select_columns(wanted), 1):
+        where = f"{place}, row {i}"
+        if named and row[label] is not None:
+            row[label] = named(row[label]) if row[label] >= 0 else None  # -1: unlabelled
+        found.append((text_of_record(row, field, where), label_of_record(row, label, where)))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import glob
 import io
 import json
 from collections.abc import Iterator
@@ -24,11 +25,14 @@ _PARAGRAPH_LINES = 20
 class Reading:
     """What was read.
 
-    texts: without white space at their ends, none blank. formats: files by the format they were read as.
-    blank: lines, fields or parts left out because they held only white space (none are counted for paragraphs).
+    texts: without white space at their ends, none blank. labels: of each text, what its record's label field holds,
+    or else the file that it comes from where there are several; None for neither. formats: files by the format
+    they were read as. blank: lines, fields or parts left out because they held only white space (none are counted
+    for paragraphs).
     """
 
     texts: list[str]
+    labels: list[str | None]
     formats: dict[str, int]
     blank: int
 
@@ -38,10 +42,12 @@ def read_texts(
     *,
     format: str = "auto",
     field: str = "text",
+    label: str | None = None,
     encoding: str = "utf-8",
     max_chars: int = 100_000,
 ) -> Reading:
-    """The texts of a file, or of all .txt, .jsonl and .csv files below a folder in the order of their paths.
+    """The texts of a file, of all .txt, .jsonl and .csv files below a folder, or of all files that a pattern fits
+    (`reviews.*`), in the order of their paths, each with its label.
 
     Formats: "lines" is one text a line; "paragraphs" are separated by blank lines, "endoftext" by
     `<|endoftext|>`, both keep line breaks inside a text; "jsonl" has one object with `field` (a string, or a
@@ -49,35 +55,69 @@ def read_texts(
     (delimiter comma, semicolon or tab). "auto" goes by the suffix, then by the content: a first line that is a
     JSON object is JSONL; `<|endoftext|>` anywhere is endoftext; blank lines between blocks that have several
     lines, 20 at most on average, are paragraphs; anything else is lines. Line ends may be Unix's, Windows' or
-    old Mac's; a byte order mark is skipped.
+    old Mac's; a byte order mark is skipped. `label` is the field of a text's class or source (text, a number, true
+    or false; null and an empty field are none), which every file must have then; without it, texts of several files
+    are labelled by their file: its path below the folder, or its name, without .txt and the like.
 
     Raises:
         UserError: in one line, with the line number where there is one: no such file, an unknown format or
             encoding, bytes of another encoding, a binary file, invalid JSON or CSV, a missing field, a text
-            longer than `max_chars` characters, no text at all.
+            longer than `max_chars` characters, no text at all, a label field of files that have no fields.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+    files = _files_of(path)
     texts: list[str] = []
+    labels: list[str | None] = []
     formats: dict[str, int] = {}
     blank = 0
-    for file in _files_below(path) if path.is_dir() else [path]:
+    for file in files:
         content = _decode(file, encoding)
         found = _format_of(file, content) if format == "auto" else format
         formats[found] = formats.get(found, 0) + 1
-        for line, text in _parse(file, content, found, field):
+        if label is not None and found not in ("jsonl", "csv"):
+            raise UserError(f"{file} is read as {found}, which has no field {label!r} for a label; jsonl and csv have")
+        origin = _origin(file, Path(path).expanduser()) if len(files) > 1 and label is None else None
+        for line, text, own in _parse(file, content, found, field, label):
             text = text.strip()
             if text:
                 _check_text(file, line, text, max_chars)
                 texts.append(text)
+                labels.append(own if label is not None else origin)
             else:
                 blank += 1
     if not texts:
         raise UserError(f"{path} holds no text")
-    return Reading(texts, formats, blank)
+    return Reading(texts, labels, formats, blank)
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether `path` is there as a file, a folder, or a pattern that some file fits."""
+    return Path(path).expanduser().exists() or bool(_matches(path))
+
+
+def _files_of(path: str | Path) -> list[Path]:
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _files_below(place)
+    if place.exists():
+        return [place]
+    if files := _matches(path):
+        return files
+    what = "no file fits the pattern {}" if glob.has_magic(str(path)) else "{} does not exist"
+    raise UserError(what.format(path))
+
+
+def _matches(pattern: str | Path) -> list[Path]:
+    if not glob.has_magic(str(pattern)):
+        return []
+    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    return [file for name in sorted(found) if (file := Path(name)).is_file()]
+
+
+def _origin(file: Path, source: Path) -> str:
+    name = file.relative_to(source).as_posix() if source.is_dir() else file.name
+    return name[: -len(file.suffix)] if file.suffix.lower() in _FOLDER_SUFFIXES else name
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -139,18 +179,23 @@ def _format_of(file: Path, content: str) -> str:
     return "paragraphs" if 1 < blocks < full <= _PARAGRAPH_LINES * blocks else "lines"
 
 
-def _parse(file: Path, content: str, format: str, field: str) -> Iterator[tuple[int, str]]:
-    """(line number, text) of every text; blank ones too."""
-    if format == "lines":
-        body = content.removesuffix("\n")
-        return enumerate(body.split("\n"), 1) if body else iter(())
-    if format == "paragraphs":
-        return _parse_paragraphs(content)
-    if format == "endoftext":
-        return _parse_endoftext(content)
+Record = tuple[int, str, str | None]
+
+
+def _parse(file: Path, content: str, format: str, field: str, label: str | None) -> Iterator[Record]:
+    """(line number, text, label) of every text; blank ones too."""
     if format == "jsonl":
-        return _parse_jsonl(file, content, field)
-    return _parse_csv(file, content, field)
+        return _parse_jsonl(file, content, field, label)
+    if format == "csv":
+        return _parse_csv(file, content, field, label)
+    if format == "paragraphs":
+        parts = _parse_paragraphs(content)
+    elif format == "endoftext":
+        parts = _parse_endoftext(content)
+    else:
+        body = content.removesuffix("\n")
+        parts = enumerate(body.split("\n"), 1) if body else ()
+    return ((number, text, None) for number, text in parts)
 
 
 def _parse_paragraphs(content: str) -> Iterator[tuple[int, str]]:
@@ -172,7 +217,7 @@ def _parse_endoftext(content: str) -> Iterator[tuple[int, str]]:
         number += part.count("\n")
 
 
-def _parse_jsonl(file: Path, content: str, field: str) -> Iterator[tuple[int, str]]:
+def _parse_jsonl(file: Path, content: str, field: str, label: str | None) -> Iterator[Record]:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -181,10 +226,13 @@ def _parse_jsonl(file: Path, content: str, field: str) -> Iterator[tuple[int, st
         except (ValueError, RecursionError) as error:
             message = getattr(error, "msg", None) or str(error)
             raise UserError(f"{file}:{number}: invalid JSON: {message}; there must be one object a line") from None
-        if isinstance(record, str):
-            yield number, record
-        elif isinstance(record, dict):
-            yield number, text_of_record(record, field, f"{file}:{number}")
+        if isinstance(record, dict):
+            place = f"{file}:{number}"
+            yield number, text_of_record(record, field, place), label_of_record(record, label, place)
+        elif isinstance(record, str):
+            if label is not None:
+                raise UserError(f"{file}:{number}: a JSON string, which has no field {label!r} for a label")
+            yield number, record, None
         else:
             raise UserError(f"{file}:{number}: a JSON {type(record).__name__}; there must be one object a line")
 
@@ -205,19 +253,38 @@ def text_of_record(record: dict, field: str, place: str) -> str:
     return value
 
 
-def _parse_csv(file: Path, content: str, field: str) -> Iterator[tuple[int, str]]:
+def label_of_record(record: dict, field: str | None, place: str) -> str | None:
+    """The label in `record[field]` as text; None where it is null or empty, or `field` is None.
+
+    Raises:
+        UserError: the field is missing, or holds a list or an object; `place` says where.
+    """
+    if field is None:
+        return None
+    if field not in record:
+        raise UserError(f"{place}: no field {field!r} for a label; there are: {', '.join(map(str, record)) or 'none'}")
+    value = record[field]
+    if value is not None and not isinstance(value, str | int | float):
+        raise UserError(f"{place}: field {field!r} holds a {type(value).__name__}, which is no label")
+    return None if value is None else " ".join(str(value).split()) or None
+
+
+def _parse_csv(file: Path, content: str, field: str, label: str | None) -> Iterator[Record]:
     header = content.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     limit = csv.field_size_limit(len(content) + 1)  # the process's own; too long texts are told elsewhere
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = rows.fieldnames or []
-        if field not in columns:
-            raise UserError(f"{file}:1: no column {field!r}; there are: {', '.join(columns)[:200] or 'none'}")
+        wanted = [name for name in (field, label) if name is not None]
+        for name in wanted:
+            if name not in columns:
+                raise UserError(f"{file}:1: no column {name!r}; there are: {', '.join(columns)[:200] or 'none'}")
         for row in rows:
-            if row[field] is None:
-                raise UserError(f"{file}:{rows.line_num}: no field {field!r}: the row is too short")
-            yield rows.line_num, row[field]
+            for name in wanted:
+                if row[name] is None:
+                    raise UserError(f"{file}:{rows.line_num}: no field {name!r}: the row is too short")
+            yield rows.line_num, row[field], label_of_record(row, label, f"{file}:{rows.line_num}")
     except csv.Error as error:
         line = min(rows.line_num + 1, content.rstrip("\n").count("\n") + 1)  # line_num is the last good one
         raise UserError(f"{file}:{line}: invalid CSV: {error}") from None

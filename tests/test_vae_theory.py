@@ -77,7 +77,7 @@ def make(kind, steps):
 
 def quadrature(z_size, nodes=None):
     """Points (N, Z) and log weights (N,) of the mean under N(0, I): an even grid, which is exact to many digits."""
-    side = torch.linspace(-6, 6, nodes or {1: 401, 2: 41}[z_size], dtype=torch.double)
+    side = torch.linspace(-6, 6, nodes or {1: 401, 2: 51}[z_size], dtype=torch.double)
     grid = torch.cartesian_prod(*[side] * z_size).view(-1, z_size)
     return grid, (-0.5 * grid.square().sum(1)).log_softmax(0)
 
@@ -148,7 +148,7 @@ def test_what_the_elbo_lacks_is_the_kl_to_the_true_posterior(kind):
     grid, log_weights = quadrature(vae.z_size)
     found, log_x = draws(vae, ids, lengths, grid)
     elbo = (log_x - found.kl.sum(1).view_as(log_x)) @ log_weights.exp()
-    side = torch.linspace(-7, 7, {1: 701, 2: 71}[vae.z_size], dtype=torch.double)
+    side = torch.linspace(-7, 7, {1: 701, 2: 101}[vae.z_size], dtype=torch.double)
     z = torch.cartesian_prod(*[side] * vae.z_size).view(-1, vae.z_size)
     area = (side[1] - side[0]) ** vae.z_size
     exact = exact_log_p(vae, ids, lengths)
@@ -159,9 +159,9 @@ def test_what_the_elbo_lacks_is_the_kl_to_the_true_posterior(kind):
         with torch.no_grad():
             log_x = vae.log_likelihood(ids[row].expand(len(z), -1), lengths[row].expand(len(z)), z)
         posterior = log_x + log_prior - exact[row]
-        assert (posterior.exp().sum() * area).item() == pytest.approx(1, abs=2e-4)
+        assert (posterior.exp().sum() * area).item() == pytest.approx(1, abs=1e-3)
         gap = (log_q.exp() * (log_q - posterior)).sum() * area
-        assert gap.item() == pytest.approx((exact[row] - elbo[row]).item(), abs=5e-4)
+        assert gap.item() == pytest.approx((exact[row] - elbo[row]).item(), abs=2e-3)
 
 
 def dataset_of(ids, lengths):

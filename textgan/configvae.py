@@ -92,6 +92,12 @@ class VAE(Section):
     aggressive_window: Positive = Field(
         10, description="encoder updates whose mean loss must be below that of the ones before to go on"
     )
+    aggregate: Literal["none", "mmd", "adversarial"] = Field(
+        "none",
+        description="pull the codes of all texts together to the prior: by a kernel (WAE) or a critic of latents (AAE)",
+    )
+    aggregate_weight: Weight = Field(10.0, description="weight of that pull, beside the KL's, in nats a text")
+    aggregate_lr: Rate = Field(5e-4, description="learning rate of the critic of latents (adversarial)")
 
     @model_validator(mode="after")
     def _together(self):
@@ -111,6 +117,8 @@ class VAE(Section):
             problems.append("bn_gamma needs at least 2 texts in each micro-batch; raise batch_size or lower accumulate")
         if self.aggressive and not self.kl_weight:
             problems.append("aggressive=true has no effect on an autoencoder (kl_weight=0), whose encoder cannot lag")
+        if self.aggregate != "none" and not self.aggregate_weight:
+            problems.append(f"aggregate={self.aggregate} has no effect with aggregate_weight=0")
         if problems:
             raise ValueError("\n".join(problems))
         return self

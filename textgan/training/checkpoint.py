@@ -9,6 +9,8 @@
     checkpoints/mle/             the end of the MLE phase (the parent of an adversarial phase), calibrated
     checkpoints/adversarial/     the end of the adversarial phase, calibrated; its state holds the discriminator
     checkpoints/continued/       the end of maximum likelihood gone on with at equal cost, calibrated
+    checkpoints/vae/             the end of the VAE phase, calibrated: encoder and decoder
+    checkpoints/latent_gan/      the same VAE with a generator of latents
     checkpoints/...-best/        of one of these two phases, where another step had the best dev NLL; calibrated
     checkpoints/continued-step-00000200/             a step of the continuation
     checkpoints/last, best       one line: the name of a folder (best-continued: the same for the continuation)
@@ -28,18 +30,25 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from textgan import __version__
 from textgan.config import Config
 from textgan.configfile import dump_config, load_config
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
+from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
+from textgan.models.latent_gan import LatentMapper
+from textgan.models.lstm import LSTMGenerator
+from textgan.models.vae import TextVAE
+from textgan.sampling.latent import LatentGenerator
 
 FORMAT = 1
 POINTERS = ("best", "last")  # what a run may mean when its name is given
 ALL_POINTERS = (*POINTERS, "best-continued")
-ARMS = ("mle", "adversarial", "continued")
+ARMS = ("mle", "adversarial", "continued", "vae", "latent_gan")
+VAE_PHASES = ("vae", "latent_gan")  # their checkpoints hold a whole VAE
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
 
 
@@ -47,7 +56,7 @@ FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml"
 class SamplingModel:
     """What ``textgan sample`` needs of a checkpoint."""
 
-    generator: Generator
+    generator: Generator | LSTMGenerator | LatentGenerator
     tokenizer: Tokenizer
     config: Config
     path: Path
@@ -55,10 +64,40 @@ class SamplingModel:
     meta: dict[str, Any]
 
 
-def build_generator(config: Config, vocab_size: int) -> Generator:
-    """A fresh generator of the config's shape."""
+def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Generator | LSTMGenerator:
+    """A fresh generator of the config's shape; an LSTM reads ``n_extra`` numbers beside each token."""
     shape = config.generator
+    if shape.kind == "lstm":
+        sizes = (shape.n_layer, shape.n_embd, shape.n_hidden)
+        return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
     return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
+
+
+def build_vae(config: Config, vocab_size: int) -> TextVAE:
+    """A fresh VAE of the config's shape: its encoder, and a decoder of the shape of its generator."""
+    shape, vae = config.encoder, config.vae
+    if shape.kind == "lstm":
+        encoder = LSTMEncoder(vocab_size, shape.n_layer, shape.n_embd, shape.n_hidden, dropout=shape.dropout)
+    else:
+        block_size = config.generator.block_size
+        sizes = (shape.n_layer, shape.n_head, shape.n_embd)
+        encoder = TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
+    decoder = build_generator(config, vocab_size, n_extra=vae.z_size if vae.injection != "memory" else 0)
+    return TextVAE(encoder, decoder, vae.z_size, latents=vae.latents, injection=vae.injection, bn_gamma=vae.bn_gamma)
+
+
+def build_model(config: Config, vocab_size: int, phase: str) -> Generator | TextVAE:
+    """A fresh model of the kind that checkpoints of ``phase`` hold."""
+    model = (build_vae if phase in VAE_PHASES else build_generator)(config, vocab_size)
+    if phase == "latent_gan":
+        model.latent_generator = build_latent_mapper(config)
+    return model
+
+
+def build_latent_mapper(config: Config) -> LatentMapper:
+    """A fresh generator of latents of the config's shape."""
+    shape = config.latent_gan
+    return LatentMapper(config.vae.z_size, shape.noise_size, shape.n_layer, shape.n_hidden)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -67,7 +106,7 @@ def build_generator(config: Config, vocab_size: int) -> Generator:
 def save_checkpoint(
     folder: Path,
     *,
-    generator: Generator,
+    generator: nn.Module,
     config: Config,
     tokenizer: Tokenizer,
     state: dict[str, Any],
@@ -100,7 +139,7 @@ def save_checkpoint(
 def _write(
     partial: Path,
     *,
-    generator: Generator,
+    generator: nn.Module,
     config: Config,
     tokenizer: Tokenizer,
     state: dict[str, Any],
@@ -208,9 +247,9 @@ def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
 def arms(run: str | Path) -> dict[str, Path]:
     """The generators of a run that are to be judged beside each other: name of the arm -> checkpoint folder.
 
-    ``mle`` (the parent), ``adversarial`` (the end of that phase) and ``continued`` (maximum likelihood gone on with
-    instead), as far as the run has them, in this order. Where an adversarial phase is under way, or was made before
-    this checkpoint had a name, its newest step stands in.
+    ``mle`` (the parent), ``adversarial`` (the end of that phase), ``continued`` (maximum likelihood gone on with
+    instead), ``vae`` and ``latent_gan``, as far as the run has them, in this order. Where an adversarial phase or that
+    of a VAE is under way, or was made before this checkpoint had a name, its newest step stands in.
 
     Raises:
         UserError: no run there, none of these is finished yet, or one is not whole.
@@ -220,10 +259,11 @@ def arms(run: str | Path) -> dict[str, Path]:
         raise UserError(f"{run} does not exist; give a run folder (runs/NAME)")
     root = run / "checkpoints"
     found = {name: root / name for name in ARMS if (root / name).is_dir()}
-    if "adversarial" not in found:
-        steps = [path for path in sorted(root.glob("step-*")) if check_checkpoint(path).get("phase") == "adversarial"]
-        if steps:
-            found["adversarial"] = steps[-1]
+    phases = {path: check_checkpoint(path).get("phase") for path in sorted(root.glob("step-*"))}
+    for arm in ("adversarial", "vae", "latent_gan"):
+        steps = [path for path, phase in phases.items() if phase == arm]
+        if arm not in found and steps:
+            found[arm] = steps[-1]
     if not found:
         raise UserError(f"{run} holds no finished phase yet; train longer, or give another run")
     for path in found.values():
@@ -268,7 +308,8 @@ def load_state(path: Path) -> dict[str, Any]:
 def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> SamplingModel:
     """Generator (eval mode, on ``device``), tokenizer and config of a run or checkpoint.
 
-    A run means its best checkpoint (lowest dev NLL in its last phase).
+    A run means its best checkpoint (lowest dev NLL in its last phase). Of a VAE it is a ``LatentGenerator``, which
+    draws its latents from the prior, or from the latent GAN where one was trained.
 
     Raises:
         UserError: as :func:`find_checkpoint`, or the weights do not fit the config (both shapes are named).
@@ -277,14 +318,17 @@ def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> S
     meta = check_checkpoint(folder)
     config = load_config(folder / "config.yaml")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    generator = build_generator(config, tokenizer.vocab_size)
-    fill(generator, load_weights(folder), folder)
-    generator.to(device).eval().requires_grad_(False)
-    return SamplingModel(generator, tokenizer, config, folder, meta["step"], meta)
+    phase = meta.get("phase", "mle")
+    model = build_model(config, tokenizer.vocab_size, phase)
+    fill(model, load_weights(folder), folder)
+    if isinstance(model, TextVAE):
+        model = LatentGenerator(model, source="gan" if phase == "latent_gan" else "prior")
+    model.to(device).eval().requires_grad_(False)
+    return SamplingModel(model, tokenizer, config, folder, meta["step"], meta)
 
 
-def fill(generator: Generator, weights: dict[str, torch.Tensor], origin: Path) -> None:
-    """Copy ``weights`` into ``generator``; UserError with both shapes where they do not fit."""
+def fill(generator: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:
+    """Copy ``weights`` into a model; UserError with both shapes where they do not fit."""
     own = generator.state_dict()
     if set(own) != set(weights):
         odd = sorted(set(own) ^ set(weights))[0]

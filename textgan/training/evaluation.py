@@ -16,17 +16,33 @@ from textgan.data.prompts import encode_prompt
 from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
 from textgan.models.generator import Generator
+from textgan.models.lstm import LSTMGenerator
+from textgan.models.vae import TextVAE
 from textgan.sampling.decode import generate
+from textgan.sampling.latent import LatentGenerator
+from textgan.sampling.latent_likelihood import Diagnosis, importance_nll, latent_values
 from textgan.training.tags import group_of
 
 # Metrics whose value depends on how many texts are looked at: compared at equal numbers only.
 MOVE_WITH_N = ("self_bleu", "distinct", "entropy", "unique")
 
 
+AnyGenerator = Generator | LSTMGenerator | LatentGenerator
+LIKELIHOOD_SEED = 0  # of the latents that a VAE's likelihood is computed with: the same at each evaluation
+DEFAULT_DRAWS = 100  # of z for the bound of a VAE's NLL, where nobody says how many
+
+
 @torch.no_grad()
-def text_nll(generator: Generator, dataset: TokenDataset, *, batch_size: int, device: torch.device) -> torch.Tensor:
-    """Exact negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order."""
+def text_nll(
+    generator: AnyGenerator, dataset: TokenDataset, *, batch_size: int, device: torch.device, draws: int = DEFAULT_DRAWS
+) -> torch.Tensor:
+    """Negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order.
+
+    Exact; of a VAE the importance-weighted upper bound of ``draws`` latents a text, which others do not need.
+    """
     generator.eval()
+    if isinstance(generator, LatentGenerator):
+        return importance_nll(generator, dataset, k=draws, seed=LIKELIHOOD_SEED, batch_size=batch_size, device=device)
     nll = torch.zeros(len(dataset), dtype=torch.float64)
     for rows in eval_batches(dataset.lengths, batch_size):
         batch = dataset.batch(rows).to(device)
@@ -60,6 +76,7 @@ class Evaluator:
             device=device,
         )
         self.real: dict[int, dict[str, float]] = {}
+        self.diagnosis: Diagnosis | None = None  # of the VAE and the texts that were looked at last
         self.prompts = [
             encode_prompt(tokenizer, prompt, block_size=config.generator.block_size, name=f"evaluation.prompts[{i}]")
             for i, prompt in enumerate(self.settings.prompts)
@@ -70,7 +87,7 @@ class Evaluator:
         drawn = {"temperature": 1.0, "unk": "never drawn", "max_new_tokens": self.max_new_tokens}
         return {**self.scorer.signature(n), "sampling": {**drawn, "seed": self.settings.seed}}
 
-    def sample_texts(self, generator: Generator, n: int, between: Callable[[], None] | None = None) -> list[str]:
+    def sample_texts(self, generator: AnyGenerator, n: int, between: Callable[[], None] | None = None) -> list[str]:
         """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``).
 
         As in ``textgan sample``, ``<unk>`` is never chosen: it is no word that a reader could be given, matches no
@@ -92,7 +109,7 @@ class Evaluator:
             )
         return [self.tokenizer.decode(sample.ids) for sample in samples]
 
-    def continue_prompts(self, generator: Generator) -> list[str]:
+    def continue_prompts(self, generator: AnyGenerator) -> list[str]:
         """The config's prompts with one continuation each, at the evaluation's fixed seed."""
         samples = generate(
             generator,
@@ -105,24 +122,39 @@ class Evaluator:
         return [self.tokenizer.decode([*sample.prompt_ids, *sample.ids]) for sample in samples]
 
     def __call__(
-        self, generator: Generator, n: int, between: Callable[[], None] | None = None
+        self,
+        generator: AnyGenerator,
+        n: int,
+        between: Callable[[], None] | None = None,
+        draws: int | None = None,
     ) -> tuple[dict[str, float], list[str]]:
         """Tags with values, real-text values beside (``..._real``), and the ``n`` texts that were scored.
 
-        ``between`` is called before each batch of samples; what it raises ends the evaluation.
+        ``between`` is called before each batch of samples; what it raises ends the evaluation. ``draws``: see
+        :meth:`likelihood`.
         """
         generator.eval()
         texts = self.sample_texts(generator, n, between)
         values = {tag(name): value for name, value in self.scorer.score(texts).values.items()}
         values |= {f"{tag(name)}_real": value for name, value in self._real(n).items()}
-        values |= self.likelihood(generator, self.dev)
+        values |= self.likelihood(generator, self.dev, draws)
         if self.corpus.oracle is not None:
             values |= self._against_truth(texts, values["quality/nll_text"])
         return values, texts
 
-    def likelihood(self, generator: Generator, dataset: TokenDataset) -> dict[str, float]:
-        """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity."""
-        nll = text_nll(generator, dataset, batch_size=self.settings.batch_size, device=self.device)
+    def likelihood(self, generator: AnyGenerator, dataset: TokenDataset, draws: int | None = None) -> dict[str, float]:
+        """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity.
+
+        Of a VAE the bound of ``draws`` latents a text (none: ``evaluation.iw_samples``), and what its latent does.
+        """
+        settings = self.settings
+        nll = text_nll(
+            generator,
+            dataset,
+            batch_size=settings.batch_size,
+            device=self.device,
+            draws=draws or settings.iw_samples,
+        )
         mean = (nll.sum() / dataset.lengths.sum()).item()
         values = {"quality/nll": mean, "quality/ppl": math.exp(min(mean, 700))}
         values["quality/nll_text"] = nll.mean().item()
@@ -131,16 +163,25 @@ class Evaluator:
             known = ~dataset.rows_with(self.tokenizer.unk_id)
         if known.any() and not known.all():
             values["quality/nll_known"] = (nll[known].sum() / dataset.lengths[known].sum()).item()
+        if isinstance(generator, LatentGenerator):
+            values |= self._latent(generator.vae, dataset)
         return values
 
-    def test_likelihood(self, generator: Generator) -> dict[str, float]:
+    def _latent(self, vae: TextVAE, dataset: TokenDataset) -> dict[str, float]:
+        """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``."""
+        found, self.diagnosis = latent_values(
+            vae, dataset, seed=LIKELIHOOD_SEED, batch_size=self.settings.batch_size, device=self.device
+        )
+        elbo = found["elbo"] * len(dataset) / dataset.lengths.sum().item()
+        values = {name: found[name] for name in ("recon", "shuffled_recon", "kl", "mi", "active_units")}
+        return {"vae/elbo_nll": elbo} | {f"vae/{name}": value for name, value in values.items()}
+
+    def test_likelihood(self, generator: AnyGenerator, draws: int | None = None) -> dict[str, float]:
         """:meth:`likelihood` of the test split under ``test_...`` names; empty where there is none."""
         if self.test is None:
             return {}
-        return {
-            "test_" + name.removeprefix("quality/"): value
-            for name, value in self.likelihood(generator, self.test).items()
-        }
+        values = self.likelihood(generator, self.test, draws)
+        return {"test_" + name.partition("/")[2]: value for name, value in values.items()}
 
     def _real(self, n: int) -> dict[str, float]:
         """Metrics of ``n`` real texts; where there are fewer, those that move with the number are left out."""

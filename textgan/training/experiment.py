@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgan.config import Config
 from textgan.data.corpus import Corpus
 from textgan.data.dataset import TokenDataset
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
-from textgan.models.generator import Generator
+from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import point, prune, read_pointer, save_checkpoint
-from textgan.training.evaluation import Evaluator, collapse_alarm
+from textgan.training.evaluation import AnyGenerator, Evaluator, collapse_alarm
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger
 
@@ -94,7 +94,7 @@ class Experiment:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def evaluate(self, generator: Generator, step: int) -> dict[str, float]:
+    def evaluate(self, generator: AnyGenerator, step: int) -> dict[str, float]:
         """Evaluate at the config's number of samples, log values and samples; sounds the collapse alarm."""
         values, texts = self.evaluator(generator, self.config.evaluation.samples)
         self.logger.scalars(step, values)
@@ -107,26 +107,29 @@ class Experiment:
             self.logger.text(step, "samples/alarm", alarm)
         return values
 
-    def final_scores(self, name: str, generator: Generator, step: int) -> dict[str, Any]:
+    def final_scores(self, name: str, generator: AnyGenerator, step: int) -> dict[str, Any]:
         """Metrics at ``final_samples`` texts, and test likelihood, kept as ``results[name]``.
 
         Ctrl-C ends it between two batches of samples: they can be minutes, and nothing of a phase is lost with them.
         """
-        values, _ = self.evaluator(generator, self.config.evaluation.final_samples, self.interrupt.check)
+        settings = self.config.evaluation
+        values, _ = self.evaluator(generator, settings.final_samples, self.interrupt.check, settings.final_iw_samples)
         metrics = {tag.partition("/")[2]: value for tag, value in values.items()}
-        metrics |= self.evaluator.test_likelihood(generator)
+        metrics |= self.evaluator.test_likelihood(generator, settings.final_iw_samples)
         self.results[name] = {
             "step": step,
-            "samples": self.config.evaluation.final_samples,
+            "samples": settings.final_samples,
             "metrics": metrics,
         }
+        if isinstance(generator, LatentGenerator):
+            self.results[name]["iw_samples"] = settings.final_iw_samples
         return self.results[name]
 
     def save(
         self,
         name: str,
         *,
-        generator: Generator,
+        generator: nn.Module,
         phase: str,
         step: int,
         state: dict[str, Any],

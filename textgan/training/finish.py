@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from textgan.models.generator import Generator
+from textgan.sampling.latent import LatentGenerator
 from textgan.training.calibrate import calibrate
 from textgan.training.checkpoint import build_generator, check_checkpoint, fill, load_state, load_weights, read_pointer
+from textgan.training.evaluation import AnyGenerator
 from textgan.training.experiment import Experiment, say
 
 
 def finish_arm(
-    run: Experiment, name: str, generator: Generator, step: int, *, fit: bool, known: dict[str, float] | None = None
+    run: Experiment,
+    name: str,
+    generator: AnyGenerator,
+    step: int,
+    *,
+    fit: bool,
+    known: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Calibrate ``generator`` in place (``fit``), and keep its final scores as ``run.results[name]``; returns them.
 
@@ -22,13 +30,16 @@ def finish_arm(
     Args:
         known: what was fitted before, of a generator that comes calibrated.
     """
-    before = {tag.partition("/")[2]: v for tag, v in run.evaluator.likelihood(generator, run.dev).items()}
+    draws = run.config.evaluation.final_iw_samples
+    before = {tag.partition("/")[2]: v for tag, v in run.evaluator.likelihood(generator, run.dev, draws).items()}
     fitted = known
     if fit and known is None:
         fitted = calibrate(generator, run.dev, unk_id=run.tokenizer.unk_id, device=run.device)
         say(
             "{}: calibrated on dev: softmax temperature {temperature:.3f}, <unk> bias {unk_bias:+.2f}, "
-            "NLL {nll_before:.4f} -> {nll_after:.4f} nats a token".format(name, **fitted)
+            "{} {nll_before:.4f} -> {nll_after:.4f} nats a token".format(
+                name, "reconstruction" if isinstance(generator, LatentGenerator) else "NLL", **fitted
+            )
         )
     entry = run.final_scores(name, generator, step)
     entry["calibration"] = fitted

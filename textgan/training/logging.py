@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.text.metadata import create_summary_metadata
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from textgan.config import Config
@@ -79,6 +80,11 @@ class RunLogger:
             explain_tag(tag)
         _write_line(self._metrics, {"step": step, **values})
         self._plot(step, values)
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Log a histogram; it is for TensorBoard alone."""
+        explain_tag(tag)
+        self._writer.add_histogram(tag, values, step)
 
     def perf(self, step: int, values: Mapping[str, float]) -> None:
         """Log rates and times, under ``perf/``; they stay out of metrics.jsonl."""

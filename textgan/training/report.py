@@ -15,6 +15,11 @@ ROWS = (
     ("nll_known", "low", 4),
     ("test_nll", "low", 4),
     ("test_nll_known", "low", 4),
+    ("elbo_nll", "low", 4),
+    ("recon", "low", 3),
+    ("kl", "-", 3),
+    ("mi", "high", 3),
+    ("active_units", "high", 0),
     ("valid", "high", 3),
     ("kl_to_model", "low", 3),
     ("nll_true", "real", 3),
@@ -39,9 +44,10 @@ ROWS = (
     ("length_sd", "real", 2),
 )
 UNITS = {
-    "nats a token, end counted": ("nll", "nll_known", "test_nll", "test_nll_known"),
+    "nats a token, end counted": ("nll", "nll_known", "test_nll", "test_nll_known", "elbo_nll"),
     "nats a token": ("nll_oracle",),
-    "nats a text": ("kl_to_model", "nll_true"),
+    "nats a text": ("kl_to_model", "nll_true", "recon", "kl"),
+    "nats": ("mi",),
 }
 
 
@@ -98,11 +104,14 @@ def arm_lines(phases: dict[str, Any]) -> list[str]:
     """What the table does not show of the arms in results.json: how each was calibrated, and the baseline's budget."""
     lines = []
     for name, entry in phases.items():
-        fitted = entry.get("calibration")
+        fitted, bound = entry.get("calibration"), entry.get("iw_samples")
+        if bound:
+            lines.append(f"{name}: nll is an upper bound, importance-weighted with {bound} draws of z a text")
         if fitted:
             lines.append(
                 f"{name}: calibrated on dev: temperature {fitted['temperature']:.3f}, <unk> bias "
-                f"{fitted['unk_bias']:+.2f}, nll {fitted['nll_before']:.4f} -> {fitted['nll_after']:.4f}"
+                f"{fitted['unk_bias']:+.2f}, {'reconstruction' if bound else 'nll'} "
+                f"{fitted['nll_before']:.4f} -> {fitted['nll_after']:.4f}"
             )
         elif "calibration" in entry:
             lines.append(f"{name}: not calibrated")
@@ -129,6 +138,10 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
         f"tokenizer: {config.tokenizer.kind}, {facts['vocab_size']:,} tokens",
         f"generator: {facts['generator_parameters']:,} parameters",
     ]
+    if "vae_parameters" in facts:
+        lines.append(
+            f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"
+        )
     if "discriminator_parameters" in facts:
         lines.append(f"discriminator: {facts['discriminator_parameters']:,} parameters")
     lines += [

@@ -26,6 +26,7 @@ from textgan.ops.devices import pick_device
 from textgan.training.adversarial import train_adversarial
 from textgan.training.checkpoint import (
     build_generator,
+    build_vae,
     check_checkpoint,
     fill,
     find_checkpoint,
@@ -43,6 +44,7 @@ from textgan.training.finish import finish_arm
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger, flatten
 from textgan.training.mle import train_mle
+from textgan.training.vae import train_vae
 
 # What a resumed run may change: where and how fast it computes, not what.
 RESUME_MAY_CHANGE = ("device", "threads")
@@ -146,22 +148,31 @@ def make_folder(folder: Path) -> None:
 
 def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
     """Run what the config asks for and ``state`` (of the last checkpoint, where resumed) has not done yet."""
-    phase = state["phase"] if state else None
-    if phase in (None, "mle") and run.config.mle:
+    config, phase, generator, step = run.config, state["phase"] if state else None, None, 0
+    if phase in (None, "mle") and config.mle:
         generator, step = train_mle(run, state)
-    elif phase is None:
+    elif phase is None and config.adversarial:
         generator, step = adopt_parent(run)
-    else:  # the parent of a later phase under way, or the end of everything
-        folder = run.checkpoints / "mle"
-        generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
-        fill(generator, load_weights(folder), folder)
-        step = check_checkpoint(folder)["step"]
-    if run.config.adversarial is None:
+    elif config.mle or config.adversarial:  # the parent of a later phase under way, or the end of everything
+        generator, step = load_parent(run)
+    if config.vae:
+        if phase in (None, "mle", "mle-done", "vae"):
+            train_vae(run, step, state if phase == "vae" else None)
+        return
+    if config.adversarial is None:
         return
     if phase in (None, "mle", "mle-done", "adversarial"):
         train_adversarial(run, generator, step, state if phase == "adversarial" else None)
-    if run.config.adversarial.continuation and phase != "continued-done":
+    if config.adversarial.continuation and phase != "continued-done":
         continue_mle(run, generator, step, state if phase == "continued" else None)
+
+
+def load_parent(run: Experiment) -> tuple[Generator, int]:
+    """The generator of this run's checkpoint ``mle``, and its step."""
+    folder = run.checkpoints / "mle"
+    generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
+    fill(generator, load_weights(folder), folder)
+    return generator, check_checkpoint(folder)["step"]
 
 
 def adopt_parent(run: Experiment) -> tuple[Generator, int]:
@@ -319,10 +330,14 @@ def write_results(run: Experiment) -> dict[str, Any]:
 def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str, float]]]:
     """The final scores as the log's summary wants them: of the parent, at the end, and at the best dev NLL."""
     entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
+    parent = {"parent": entries["mle"]} if "mle" in entries and len(entries) > 1 else {}
+    for last in ("latent_gan", "vae"):
+        if last in entries:
+            return {**parent, "end": entries[last], "best": entries[last]}
     if "adversarial" not in entries:
         return {"end": entries["mle"], "best": entries["mle"]}
     end = entries["adversarial"]
-    return {"parent": entries["mle"], "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
+    return {**parent, "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
 
 
 def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -343,11 +358,15 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         "generator_parameters": generator.num_parameters(),
         "phases": {},
     }
-    for name in ("mle", "adversarial"):
+    for name in ("mle", "adversarial", "vae"):
         phase = getattr(config, name)
         if phase:
-            epochs = phase.max_steps * phase.batch_size / rows["train"]
-            facts["phases"][name] = {"steps": phase.max_steps, "epochs": epochs}
+            steps = phase.max_steps + (phase.pretrain_steps if name == "vae" else 0)
+            facts["phases"][name] = {"steps": steps, "epochs": steps * phase.batch_size / rows["train"]}
+    if config.vae:
+        vae = build_vae(config, tokenizer.vocab_size)
+        facts["encoder_parameters"] = sum(p.numel() for p in vae.encoder_parameters())
+        facts["vae_parameters"] = vae.num_parameters()
     if config.adversarial and config.adversarial.continuation:
         facts["continuation"] = config.adversarial.continuation
     if config.adversarial:

@@ -6,6 +6,7 @@ metrics only; and the pages that explain a run are in ``setup/``, behind the sam
 
 import re
 
+from textgan.metrics.latent import ACTIVE_THRESHOLD
 from textgan.metrics.suite import METRICS, meaning
 
 # Tags of the metrics of texts (BLEU, distinct-n ...) are explained by the metrics themselves.
@@ -29,13 +30,31 @@ TAGS = {
     "train/entropy": "mean entropy of the generator's next-token distribution on its own samples, nats; falling "
     "fast means collapse",
     "train/fake_length": "mean length of the fakes in tokens, end token counted",
+    "train/recon": "VAE: reconstruction of the training batch, -log p(x|z) in nats a text, with dropout (and word "
+    "dropout) on",
+    "train/kl": "VAE: KL(q(z|x) || p(z)) of the training batch, nats a text, as it is: without weight or free bits",
+    "train/encoder_updates": "VAE: updates of the encoder alone so far (vae.aggressive)",
+    "train/aggregate": "VAE: the pull of the codes to the prior (vae.aggregate), before its weight",
+    "train/aggregate_d_loss": "VAE: loss of the critic that tells draws of the prior from codes",
+    "train/aggregate_acc": "VAE: share of pairs in which that critic scores the prior above a code; 0.5: no difference",
     "schedule/lr": "learning rate of the generator",
+    "schedule/kl_weight": "VAE: weight of the KL (beta)",
     "schedule/lr_d": "learning rate of the discriminator",
     "schedule/tau": "temperature of the relaxation (divides the logits; towards 0: hard samples)",
     "perf/tokens_per_s": "tokens trained on a second, evaluations left out",
     "perf/steps_per_s": "generator updates a second, evaluations left out",
     "quality/nll": "negative log-likelihood of dev text under the model, nats a token, end token counted (lower is "
-    "better)",
+    "better); of a VAE an upper bound of it, importance-weighted over evaluation.iw_samples (at the end of a phase "
+    "final_iw_samples) draws of z",
+    "vae/elbo_nll": "VAE: the negative evidence lower bound of dev text, nats a token: a looser bound than quality/nll",
+    "vae/recon": "VAE: reconstruction of dev text, -log p(x|z) with z drawn from the posterior, nats a text",
+    "vae/shuffled_recon": "VAE: the same with the latent of another text; the decoder uses z as far as it is higher",
+    "vae/kl": "VAE: KL(q(z|x) || p(z)) of dev text, nats a text: near 0 the posterior has collapsed",
+    "vae/mi": "VAE: mutual information of z and text under q, nats, over all texts: at most the log of their number",
+    "vae/active_units": f"VAE: latent dimensions whose posterior mean has a variance above {ACTIVE_THRESHOLD} over dev",
+    "vae/kl_dims": "VAE: mean KL of each latent dimension on dev, nats",
+    "samples/reconstructed": "VAE: the first dev texts and what the decoder writes greedily from their posterior means",
+    "samples/interpolated": "VAE: what it writes on the straight way between the posterior means of two dev texts",
     "quality/nll_known": "quality/nll over the dev texts without <unk> only",
     "quality/nll_text": "the same, nats a text",
     "quality/ppl": "perplexity: exp(quality/nll)",
@@ -50,7 +69,8 @@ TAGS = {
     "quality/kl_to_model": "KL(truth || model): quality/nll_text minus the corpus entropy, nats a text (0 is perfect)",
     "samples/free": "the first samples of each evaluation, temperature 1, <unk> never chosen, same noise each time",
     "samples/prompted": "evaluation.prompts continued at temperature 1, <unk> never chosen, same noise each time",
-    "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text",
+    "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text, or where a VAE "
+    "does not use its latent",
     "setup/config": "the config of the run, with every default",
     "setup/tags": "what every tag means",
 }
@@ -87,8 +107,9 @@ def explain_metric(name: str) -> str:
     """Return what a metric means by its bare name: ``nll``, ``test_nll``, ``self_bleu_4``, ``self_bleu_4_real``."""
     if name.startswith("test_"):
         return f"{explain_metric(name.removeprefix('test_'))} (here of the test split)"
-    if f"quality/{name}" in TAGS:
-        return TAGS[f"quality/{name}"]
+    for group in ("quality", "vae"):
+        if f"{group}/{name}" in TAGS:
+            return TAGS[f"{group}/{name}"]
     plain = name.removesuffix("_real")
     if plain not in METRICS:
         raise ValueError(f"{name} is no metric that is known; see TAGS in textgan/training/tags.py")
@@ -148,6 +169,12 @@ def layout() -> dict[str, dict[str, list]]:
             "NLL of dev text (lower is better)": chart("quality/nll"),
             "BLEU-4 (real text is the mark)": chart("quality/bleu_4"),
             "valid stories (higher is better)": chart("quality/valid"),
+        },
+        "VAE": {
+            "KL, nats a text (0: collapse)": chart("vae/kl"),
+            "reconstruction, nats a text": chart("vae/recon"),
+            "mutual information": chart("vae/mi"),
+            "active units": chart("vae/active_units"),
         },
         "GAN health": {name: chart(f"train/{name}") for name in _GAN_HEALTH} | {"tau": chart("schedule/tau")},
     }

@@ -1,0 +1,93 @@
+"""What is looked at of a VAE while it trains, beside what is looked at of every generator."""
+
+import torch
+from torch import Tensor
+
+from textgan.data.dataset import TokenDataset
+from textgan.metrics.latent import collapse_alarm, fit_gaussian
+from textgan.models.vae import TextVAE
+from textgan.sampling.decode import generate
+from textgan.sampling.latent import LatentGenerator
+from textgan.training.experiment import Experiment, say
+from textgan.training.seeding import stream
+
+SHOWN = 5  # texts that are written anew at each evaluation
+STEPS = 6  # parts of the way between two texts
+MOST_CODES = 50_000  # texts whose posteriors the aggregate is fitted to
+
+
+def latent_model(vae: TextVAE) -> LatentGenerator:
+    """The VAE as evaluations sample from it: by its own prior."""
+    return LatentGenerator(vae)
+
+
+def evaluate_vae(run: Experiment, vae: TextVAE, step: int) -> dict[str, float]:
+    """Evaluate and log as every generator, then its latent: histogram, texts written anew, a way between two; alarm."""
+    values = run.evaluate(latent_model(vae), step)
+    found = run.evaluator.diagnosis
+    run.logger.histogram(step, "vae/kl_dims", found.kl_dims)
+    run.logger.text(step, "samples/reconstructed", reconstructed(run, vae, found.mu[:SHOWN]))
+    if len(run.dev) > 1:
+        run.logger.text(step, "samples/interpolated", interpolated(run, vae, found.mu[:2]))
+    told = {name.removeprefix("vae/"): value for name, value in values.items()} | {"z_size": vae.z_size}
+    if alarm := collapse_alarm(told):
+        say(f"warning: step {step}: {alarm.splitlines()[0]}")
+        run.logger.text(step, "samples/alarm", alarm)
+    return values
+
+
+def reconstructed(run: Experiment, vae: TextVAE, means: Tensor) -> str:
+    """The first dev texts and what the decoder writes, greedily, from their posterior means."""
+    pairs = zip(_texts(run, len(means)), decoded(run, vae, means), strict=True)
+    return "\n\n".join(f"{i}. {text}\n   -> {written}" for i, (text, written) in enumerate(pairs, 1))
+
+
+def interpolated(run: Experiment, vae: TextVAE, means: Tensor) -> str:
+    """What the decoder writes, greedily, on the straight way between the posterior means of two texts."""
+    shares = torch.linspace(0, 1, STEPS + 1, dtype=means.dtype)[:, None]
+    written = decoded(run, vae, torch.lerp(means[:1], means[1:], shares))
+    first, last = _texts(run, 2)
+    return "\n\n".join([f"from: {first}", *(f"{i}. {text}" for i, text in enumerate(written)), f"to: {last}"])
+
+
+def decoded(run: Experiment, vae: TextVAE, z: Tensor) -> list[str]:
+    """The likeliest continuation, word by word, of each latent (N, Z)."""
+    samples = generate(
+        latent_model(vae),
+        [[]] * len(z),
+        eos_id=run.tokenizer.eos_id,
+        max_new_tokens=run.evaluator.max_new_tokens,
+        temperature=0,
+        banned_ids=run.evaluator.banned_ids,
+        latents=z.to(run.device),
+    )
+    return [run.tokenizer.decode(sample.ids) for sample in samples]
+
+
+@torch.no_grad()
+def fit_aggregate(run: Experiment, vae: TextVAE) -> None:
+    """Fit the Gaussian of the VAE's buffers to draws of the posteriors of the training texts, in place."""
+    mean, factor = fit_gaussian(posterior_draws(run, vae, run.train))
+    vae.aggregate_mean.copy_(mean)
+    vae.aggregate_factor.copy_(factor)
+
+
+@torch.no_grad()
+def posterior_draws(run: Experiment, vae: TextVAE, dataset: TokenDataset) -> Tensor:
+    """One draw (N, Z) of the posterior of each text, of :data:`MOST_CODES` of them at most, in a seeded order."""
+    vae.eval()
+    rng = stream("cpu", run.config.seed, "aggregate")
+    rows = torch.randperm(len(dataset), generator=rng)[:MOST_CODES]
+    rows = rows[torch.argsort(dataset.lengths[rows], stable=True)]
+    noise = torch.randn(len(rows), vae.z_size, generator=rng)
+    size, drawn = run.config.evaluation.batch_size, []
+    for part, own in zip(rows.split(size), noise.split(size), strict=True):
+        batch = dataset.batch(part).to(run.device)
+        drawn.append(vae.infer(vae.encode(batch.targets, batch.lengths), own.to(run.device)).z)
+    return torch.cat(drawn)
+
+
+def _texts(run: Experiment, n: int) -> list[str]:
+    """The first ``n`` rows of dev as the model knows them."""
+    ends = zip(run.dev.offsets[:n].tolist(), run.dev.offsets[1 : n + 1].tolist(), strict=True)
+    return [run.tokenizer.decode(run.dev.tokens[start + 1 : end].tolist()) for start, end in ends]

@@ -139,15 +139,18 @@ class Evaluator:
         values |= {f"{tag(name)}_real": value for name, value in self._real(n).items()}
         values |= self.likelihood(generator, self.dev, draws)
         if self.corpus.oracle is not None:
-            values |= self._against_truth(texts, values["quality/nll_text"])
+            values |= self._against_truth(texts, values.get("quality/nll_text"))
         return values, texts
 
     def likelihood(self, generator: AnyGenerator, dataset: TokenDataset, draws: int | None = None) -> dict[str, float]:
         """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity.
 
-        Of a VAE the bound of ``draws`` latents a text (none: ``evaluation.iw_samples``), and what its latent does.
+        Of a VAE the bound of ``draws`` latents a text (none: ``evaluation.iw_samples``), and what its latent does;
+        where latents come from a GAN there is no density, so the latter alone.
         """
         settings = self.settings
+        if isinstance(generator, LatentGenerator) and not generator.has_density:
+            return self._latent(generator.vae, dataset)
         nll = text_nll(
             generator,
             dataset,
@@ -191,7 +194,7 @@ class Evaluator:
             self.real[n] = {k: v for k, v in real.values.items() if enough or not k.startswith(MOVE_WITH_N)}
         return self.real[n]
 
-    def _against_truth(self, texts: list[str], nll_text: float) -> dict[str, float]:
+    def _against_truth(self, texts: list[str], nll_text: float | None) -> dict[str, float]:
         """Share of valid samples, their NLL under the truth, and KL(truth || model), all in nats a text.
 
         The divergence needs every text of dev whole: it is left out where some were cut or dropped as too long.
@@ -200,7 +203,7 @@ class Evaluator:
         finite = [value for value in log_probs if value > -math.inf]
         entropy, _ = self.corpus.oracle.entropy()
         values = {"quality/valid": len(finite) / len(texts), "quality/nll_true_real": entropy}
-        if len(self.dev) == len(self.corpus.dev):
+        if len(self.dev) == len(self.corpus.dev) and nll_text is not None:
             values["quality/kl_to_model"] = nll_text - entropy
         if finite:
             values["quality/nll_true"] = -sum(finite) / len(finite)

@@ -121,7 +121,7 @@ class Experiment:
             "samples": settings.final_samples,
             "metrics": metrics,
         }
-        if isinstance(generator, LatentGenerator):
+        if isinstance(generator, LatentGenerator) and generator.has_density:
             self.results[name]["iw_samples"] = settings.final_iw_samples
         return self.results[name]
 

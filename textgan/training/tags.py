@@ -37,7 +37,10 @@ TAGS = {
     "train/aggregate": "VAE: the pull of the codes to the prior (vae.aggregate), before its weight",
     "train/aggregate_d_loss": "VAE: loss of the critic that tells draws of the prior from codes",
     "train/aggregate_acc": "VAE: share of pairs in which that critic scores the prior above a code; 0.5: no difference",
+    "train/e_loss": "latent GAN: the critic's loss in the encoder (latent_gan.encoder_weight), before its weight",
+    "train/grad_norm_vae": "latent GAN: gradient norm of encoder and decoder before clipping",
     "schedule/lr": "learning rate of the generator",
+    "schedule/lr_vae": "latent GAN: learning rate of encoder and decoder",
     "schedule/kl_weight": "VAE: weight of the KL (beta)",
     "schedule/lr_d": "learning rate of the discriminator",
     "schedule/tau": "temperature of the relaxation (divides the logits; towards 0: hard samples)",
@@ -55,6 +58,17 @@ TAGS = {
     "vae/kl_dims": "VAE: mean KL of each latent dimension on dev, nats",
     "samples/reconstructed": "VAE: the first dev texts and what the decoder writes greedily from their posterior means",
     "samples/interpolated": "VAE: what it writes on the straight way between the posterior means of two dev texts",
+    **{
+        f"latent/{name}{end}": f"latent GAN: {what} from {whose} to codes of dev texts, whitened by the Gaussian of "
+        "training codes (0 is perfect)"
+        for name, what in (("mmd", "squared MMD"), ("frechet", "Fréchet distance"))
+        for end, whose in (
+            ("", "generated codes"),
+            ("_real", "codes of training texts, the mark,"),
+            ("_prior", "draws of the prior"),
+            ("_gaussian", "draws of that Gaussian, where the generator starts,"),
+        )
+    },
     "quality/nll_known": "quality/nll over the dev texts without <unk> only",
     "quality/nll_text": "the same, nats a text",
     "quality/ppl": "perplexity: exp(quality/nll)",

@@ -27,8 +27,11 @@ class TransformerInjection(nn.Module):
         size, D = z_size // groups, decoder.n_embd
         self.shift = nn.ModuleList(nn.Linear(size, D) for _ in range(groups if beside else 0))
         self.memory = nn.ModuleList(nn.Linear(size, 2 * D) for _ in range(self.n_layer if memory else 0))
-        for linear in (*self.shift, *self.memory):
+        for linear in self.memory:
             nn.init.normal_(linear.weight, std=0.02)
+        for linear in self.shift:  # z then weighs as much as a token's embedding; more would drown it in noise
+            nn.init.normal_(linear.weight, std=0.02 * size**-0.5)
+        for linear in (*self.shift, *self.memory):
             nn.init.zeros_(linear.bias)
 
     def forward(self, z: Tensor) -> Condition:

@@ -2,17 +2,16 @@
 
 The files lie in the run's own folder, where TensorBoard looks for them: ``projector_config.pbtxt``, and the vectors
 and their columns in ``projector/``. ``SummaryWriter.add_embedding`` adds an entry to that config at each call, also for
-a step that a resumed run does again; here a name has one entry, whose files are written anew.
+a step that a resumed run does again; here a name has one entry, whose two files are written anew.
 """
 
 import functools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from google.protobuf import text_format
-from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor
 
 from textgan.training.experiment import Experiment, say
@@ -20,6 +19,7 @@ from textgan.training.experiment import Experiment, say
 MOST_POINTS = 2000
 SHOWN_CHARS = 80
 CONFIG = "projector_config.pbtxt"
+_VECTORS, _COLUMNS = ".vectors.tsv", ".texts.tsv"
 
 
 def project_dev(run: Experiment, vectors: Tensor, *, name: str, numbers: Mapping[str, Tensor] | None = None) -> None:
@@ -88,25 +88,26 @@ def write_projector(folder: str | Path, vectors: Tensor, columns: Mapping[str, S
     folder = Path(folder)
     (folder / "projector").mkdir(parents=True, exist_ok=True)
     points = ["\t".join(f"{value:.5g}" for value in row) for row in vectors.tolist()]
-    _replace(folder / "projector" / f"{name}.tsv", "\n".join(points) + "\n")
+    _replace(folder / "projector" / f"{name}{_VECTORS}", "\n".join(points) + "\n")
     # TensorBoard takes the first line for a header only where there are two columns.
     shown = {**columns, "row": range(len(vectors))} if len(columns) == 1 else columns
     lines = ["\t".join(shown), *("\t".join(map(_cell, row)) for row in zip(*shown.values(), strict=True))]
-    _replace(folder / "projector" / f"{name}-texts.tsv", "\n".join(lines) + "\n")
+    _replace(folder / "projector" / f"{name}{_COLUMNS}", "\n".join(lines) + "\n")
 
-    config = ProjectorConfig()
     path = folder / CONFIG
-    if path.exists():
-        text_format.Parse(path.read_text(encoding="utf-8"), config)
-    others = [entry for entry in config.embeddings if entry.tensor_name != name]
-    del config.embeddings[:]
-    config.embeddings.extend(others)
-    config.embeddings.add(
-        tensor_name=name, tensor_path=f"projector/{name}.tsv", metadata_path=f"projector/{name}-texts.tsv"
-    )
-    config.embeddings.sort(key=lambda entry: entry.tensor_name)
-    _replace(path, text_format.MessageToString(config))
+    names = sorted(file.name.removesuffix(_COLUMNS) for file in (folder / "projector").glob(f"*{_COLUMNS}"))
+    _replace(path, "".join(_entry(known) for known in names))
     return path
+
+
+def _entry(name: str) -> str:
+    values = {
+        "tensor_name": name,
+        "tensor_path": f"projector/{name}{_VECTORS}",
+        "metadata_path": f"projector/{name}{_COLUMNS}",
+    }
+    body = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in values.items())
+    return f"embeddings {{\n{body}}}\n"
 
 
 def _shortened(text: str) -> str:

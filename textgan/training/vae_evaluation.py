@@ -9,6 +9,7 @@ from textgan.models.vae import TextVAE
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.experiment import Experiment, say
+from textgan.training.projector import project_dev
 from textgan.training.seeding import stream
 
 SHOWN = 5  # texts that are written anew at each evaluation
@@ -26,6 +27,7 @@ def evaluate_vae(run: Experiment, vae: TextVAE, step: int) -> dict[str, float]:
     values = run.evaluate(latent_model(vae), step)
     found = run.evaluator.diagnosis
     run.logger.histogram(step, "vae/kl_dims", found.kl_dims)
+    project_dev(run, found.mu, name="posterior_means", numbers={"kl": found.kl})
     run.logger.text(step, "samples/reconstructed", reconstructed(run, vae, found.mu[:SHOWN]))
     if len(run.dev) > 1:
         run.logger.text(step, "samples/interpolated", interpolated(run, vae, found.mu[:2]))

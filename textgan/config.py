@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from textgan.configbase import Beta, NotNegative, Positive, Rate, Section, Share, Weight, check_divisible
+from textgan.configlatent import LatentGan
 from textgan.configvae import VAE, Encoder
 
 
@@ -276,6 +277,9 @@ class Config(Section):
     vae: VAE | None = Field(
         None, description="the phase that trains a VAE: `encoder`, and a `generator` as decoder; none: skip"
     )
+    latent_gan: LatentGan | None = Field(
+        None, description="the phase that trains a GAN on the codes of the VAE of this run; none: skip"
+    )
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
 
@@ -283,6 +287,10 @@ class Config(Section):
     def _phases(self):
         if self.mle is None and self.adversarial is None and self.vae is None:
             raise ValueError("nothing to train: give a `mle`, an `adversarial` or a `vae` section")
+        if self.latent_gan is not None and self.vae is None:
+            raise ValueError(
+                "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
+            )
         if self.vae is not None:
             self._check_vae()
         if self.adversarial is not None:

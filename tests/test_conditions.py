@@ -238,6 +238,14 @@ def test_a_shift_is_added_to_the_input_of_its_block():
     torch.testing.assert_close(seen["into 1"], seen["out of 0"] + condition.shifts[1][:, None])
 
 
+def test_dropout_is_on_embeddings_with_their_shift():
+    torch.manual_seed(0)
+    g, seen = Generator(V, BLOCK, 1, 2, 200, dropout=0.25).train(), []
+    g.h[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    g(ids(2, 5), condition=Condition((normal(2, 200),)))
+    assert (seen[0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.05)
+
+
 @pytest.mark.parametrize("make, of", [(transformer, of_transformer), (lstm, of_lstm)])
 def test_scaled_logits_are_divided_and_biased(make, of):
     g, x = make(), ids(3, 5)

@@ -44,10 +44,13 @@ def _summary(config) -> str:
     model = config.generator
     phases = [
         f"{name} {phase.max_steps} steps of {phase.batch_size}"
-        for name, phase in (("mle", config.mle), ("adversarial", config.adversarial))
-        if phase is not None
+        for name in ("mle", "adversarial", "vae", "latent_gan")
+        if (phase := getattr(config, name, None)) is not None
     ]
+    shape = f"{model.n_layer} x {model.n_embd}, {model.n_head} heads"
+    if model.kind == "lstm":
+        shape = f"{model.n_layer} x {model.n_hidden}, LSTM"
     return (
-        f"{config.name}: {config.data.source}, {config.tokenizer.kind} tokens; generator {model.n_layer} x "
-        f"{model.n_embd}, {model.n_head} heads, texts up to {model.block_size}; {', '.join(phases)}"
+        f"{config.name}: {config.data.source}, {config.tokenizer.kind} tokens; generator {shape}, texts up to "
+        f"{model.block_size}; {', '.join(phases)}"
     )

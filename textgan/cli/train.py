@@ -6,9 +6,17 @@ from pathlib import Path
 
 import click
 
+# What --max-steps limits in each phase.
+STEPS = {
+    "mle": ("max_steps",),
+    "adversarial": ("max_steps",),
+    "vae": ("max_steps", "pretrain_steps", "kl_ramp_steps"),
+    "latent_gan": ("max_steps",),
+}
+
 
 @click.command(
-    short_help="Train as a config says: pretrain, then against a discriminator.",
+    short_help="Train as a config says: by likelihood, against a discriminator, or as a VAE.",
     epilog="Watch it with `tensorboard --logdir runs`; sample from it with `textgan sample RUN`.",
 )
 @click.argument("config_file", metavar="CONFIG", type=click.Path())
@@ -42,9 +50,10 @@ def train(
     config = load_config(config_file, [*overrides, *options])
     if max_steps:
         capped = [
-            f"{phase}.max_steps={min(max_steps, getattr(config, phase).max_steps)}"
-            for phase in ("mle", "adversarial")
-            if getattr(config, phase)
+            f"{phase}.{name}={min(max_steps, getattr(getattr(config, phase), name))}"
+            for phase, names in STEPS.items()
+            if getattr(config, phase, None)
+            for name in names
         ]
         config = load_config(config_file, [*overrides, *options, *capped])
 

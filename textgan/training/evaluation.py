@@ -171,7 +171,9 @@ class Evaluator:
         return values
 
     def _latent(self, vae: TextVAE, dataset: TokenDataset) -> dict[str, float]:
-        """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``."""
+        """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``. Of 1 text nothing."""
+        if len(dataset) < 2:
+            return {}
         found, self.diagnosis = latent_values(
             vae, dataset, seed=LIKELIHOOD_SEED, batch_size=self.settings.batch_size, device=self.device
         )

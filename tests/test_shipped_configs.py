@@ -26,6 +26,12 @@ def test_the_promised_configs_are_there():
         "image_coco/resplit_gan.yaml",
         "emnlp_news/mle.yaml",
         "emnlp_news/gan.yaml",
+        "vae/stories.yaml",
+        "vae/image_coco.yaml",
+        "vae/ptb.yaml",
+        "vae/ptb_lstm.yaml",
+        "vae/yelp.yaml",
+        "vae/smoke.yaml",
     } <= names
 
 
@@ -47,21 +53,77 @@ def test_names_are_all_different():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_config_trains_for_two_steps(path, tmp_path):
     overrides = ["threads=1", "evaluation.samples=4", "evaluation.final_samples=4", "data.size=300"]
+    overrides += ["evaluation.iw_samples=2", "evaluation.final_iw_samples=2"]
     config = load_config(path)
     for key in ("source", "dev", "test"):
         if str(getattr(config.data, key)).startswith("corpora/"):  # not shipped: texts of the same form
             texts = tmp_path / f"{key}.txt"
             texts.write_text("\n".join(f"A {key} of {i} red buses and a cat on street {i % 9} ." for i in range(150)))
             overrides.append(f"data.{key}={texts}")
-    for phase in ("mle", "adversarial"):
-        if getattr(config, phase):
-            overrides += [f"{phase}.max_steps=2", f"{phase}.batch_size=8"]
+    phases = [phase for phase in ("mle", "adversarial", "vae") if getattr(config, phase)]
+    overrides += [line for phase in phases for line in (f"{phase}.max_steps=2", f"{phase}.batch_size=8")]
+    steps = 2 * len(phases)
     if config.adversarial:
         overrides.append(f"adversarial.d_pretrain_steps={min(1, config.adversarial.d_pretrain_steps)}")
+    if config.vae:
+        pretrain = min(1, config.vae.pretrain_steps)
+        overrides += [f"vae.pretrain_steps={pretrain}", "vae.kl_ramp_steps=1"]
+        steps += pretrain
     results = run.train(load_config(path, overrides), tmp_path / "run")
-    last = results["phases"]["adversarial" if config.adversarial else "mle"]
-    assert last["step"] == sum(2 for phase in (config.mle, config.adversarial) if phase)
+    assert results["phases"][phases[-1]]["step"] == steps
     assert all(math.isfinite(entry["metrics"]["nll"]) for entry in results["phases"].values())
+
+
+def test_vae_configs_train_the_model_that_they_are_compared_with():
+    """Beside each: as many updates, of as many texts, with the same regularisation."""
+    found = [load_config(path) for path in FILES if path.parent.name == "vae"]
+    assert all(config.vae for config in found)
+    for config in found:
+        assert config.mle is not None
+        assert config.mle.max_steps >= config.vae.max_steps
+        same = ("batch_size", "weight_decay", "betas", "grad_clip", "ema", "patience", "calibrate")
+        assert [getattr(config.mle, key) for key in same] == [getattr(config.vae, key) for key in same], config.name
+        assert config.vae.kl_ramp_steps < config.vae.max_steps
+
+
+def test_the_caption_vae_has_the_data_and_generator_of_the_resplit():
+    parent, child = (
+        load_config(CONFIGS / "image_coco" / "resplit_mle.yaml"),
+        load_config(CONFIGS / "vae/image_coco.yaml"),
+    )
+    assert (parent.data, parent.tokenizer, parent.generator, parent.mle) == (
+        child.data,
+        child.tokenizer,
+        child.generator,
+        child.mle,
+    )
+
+
+@pytest.mark.corpora
+@pytest.mark.parametrize("name", ["ptb", "ptb_lstm"])
+def test_penn_treebank_is_read_as_published(corpora, name):
+    """Mikolov et al. 2010: 10,000 types with the end of a sentence; no token is lost on the way to the rows."""
+    splits = {"source": "train", "dev": "valid", "test": "test"}
+    overrides = [f"data.{key}={corpora}/ptb/ptb.{split}.txt" for key, split in splits.items()]
+    config = load_config(CONFIGS / "vae" / f"{name}.yaml", overrides)
+    corpus = run.read_corpus(config)
+    tokenizer = run.make_tokenizer(config, corpus)
+    assert tokenizer.vocab_size == 10_000
+    rows = run.encode(config, corpus, tokenizer)
+    assert {split: len(rows[split]) for split in rows} == {"train": 42_068, "dev": 3_370, "test": 3_761}
+    tokens = {split: int(dataset.lengths.sum()) for split, dataset in rows.items()}
+    assert tokens == {"train": 929_589, "dev": 73_760, "test": 82_430}
+    text = (CONFIGS / "vae" / "ptb.yaml").read_text(encoding="utf-8")
+    for numbers in ([len(dataset) for dataset in rows.values()], tokens.values()):
+        assert " / ".join(f"{n:,}" for n in numbers) in text
+
+
+@pytest.mark.corpora
+def test_the_reviews_keep_their_class(corpora):
+    source = f"{corpora}/yelp_short/sentiment.test.*"
+    corpus = run.read_corpus(load_config(CONFIGS / "vae" / "yelp.yaml", [f"data.source={source}"]))
+    assert set(corpus.labels["dev"]) == {"sentiment.test.0", "sentiment.test.1"}
+    assert len(corpus.dev) > 2000 < len(corpus.test)
 
 
 def test_adversarial_configs_train_their_baseline_too():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from textgan.config import Config
 from textgan.configfile import dump_config, load_config
@@ -26,6 +27,7 @@ from textgan.ops.devices import pick_device
 from textgan.training.adversarial import train_adversarial
 from textgan.training.checkpoint import (
     build_generator,
+    build_model,
     build_vae,
     check_checkpoint,
     fill,
@@ -42,6 +44,7 @@ from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.finish import finish_arm
 from textgan.training.interrupt import Interrupt
+from textgan.training.latent_gan import train_latent_gan
 from textgan.training.logging import RunLogger, flatten
 from textgan.training.mle import train_mle
 from textgan.training.vae import train_vae
@@ -72,6 +75,7 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
     splits = encode(config, corpus, tokenizer)
     if last:
         check_same_data(last, corpus)
+    check_rows(config, splits)
     evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
     if not last:  # nothing is written before everything is known to be sound
         make_folder(folder)
@@ -154,10 +158,14 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
     elif phase is None and config.adversarial:
         generator, step = adopt_parent(run)
     elif config.mle or config.adversarial:  # the parent of a later phase under way, or the end of everything
-        generator, step = load_parent(run)
+        generator, step = load_parent(run, "mle")
     if config.vae:
         if phase in (None, "mle", "mle-done", "vae"):
-            train_vae(run, step, state if phase == "vae" else None)
+            vae, step = train_vae(run, step, state if phase == "vae" else None)
+        else:
+            vae, step = load_parent(run, "vae")
+        if config.latent_gan and phase != "latent_gan-done":
+            train_latent_gan(run, vae, step, state if phase == "latent_gan" else None)
         return
     if config.adversarial is None:
         return
@@ -167,12 +175,12 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
         continue_mle(run, generator, step, state if phase == "continued" else None)
 
 
-def load_parent(run: Experiment) -> tuple[Generator, int]:
-    """The generator of this run's checkpoint ``mle``, and its step."""
-    folder = run.checkpoints / "mle"
-    generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
-    fill(generator, load_weights(folder), folder)
-    return generator, check_checkpoint(folder)["step"]
+def load_parent(run: Experiment, arm: str) -> tuple[nn.Module, int]:
+    """The model of a finished phase of this run, and its step."""
+    folder = run.checkpoints / arm
+    model = build_model(run.config, run.tokenizer.vocab_size, arm).to(run.device)
+    fill(model, load_weights(folder), folder)
+    return model, check_checkpoint(folder)["step"]
 
 
 def adopt_parent(run: Experiment) -> tuple[Generator, int]:
@@ -278,6 +286,13 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
     return datasets
 
 
+def check_rows(config: Config, splits: dict[str, TokenDataset | None]) -> None:
+    """UserError where a VAE has too few rows to compare their latents with each other."""
+    for name in ("train", "dev"):
+        if config.vae and len(splits[name]) < 2:
+            raise UserError(f"{config.data.source}: a VAE needs at least 2 texts in {name}; give more texts, or a file")
+
+
 def check_resumable(config: Config, folder: Path) -> None:
     """UserError where ``folder`` holds no run, or one whose config is not ``config``."""
     if not is_run(folder):
@@ -347,6 +362,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     corpus = read_corpus(config)
     tokenizer = make_tokenizer(config, corpus)
     splits = encode(config, corpus, tokenizer)
+    check_rows(config, splits)
     rows = {name: len(data) if data else 0 for name, data in splits.items()}
     generator = build_generator(config, tokenizer.vocab_size)
     facts = {
@@ -358,7 +374,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         "generator_parameters": generator.num_parameters(),
         "phases": {},
     }
-    for name in ("mle", "adversarial", "vae"):
+    for name in ("mle", "adversarial", "vae", "latent_gan"):
         phase = getattr(config, name)
         if phase:
             steps = phase.max_steps + (phase.pretrain_steps if name == "vae" else 0)

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 import textgan.sampling.decode
+from textgan.cli import output
 from textgan.cli import sample as command
 from textgan.config import Config
 from textgan.data.tokenizer import train_tokenizer
@@ -120,12 +121,15 @@ def test_prompts_of_different_lengths(checkpoint, tmp_path, stdin):
         ("the dog " * 6, r"--prompt: 12 tokens, but the model reads 12 with the opening one: shorten .* to 11"),
         ("", "--prompt is empty; leave it away"),
         ("  ", "--prompt is empty; leave it away"),
-        ("<unk>", "does not know the words `<`, `unk`, `>`"),
     ],
 )
 def test_refused_prompts(checkpoint, prompt, message):
     with pytest.raises(UserError, match=message):
         invoke(checkpoint, "--prompt", prompt)
+
+
+def test_unk_written_out_is_known(checkpoint):
+    assert records(checkpoint, "--prompt", "Tom has <unk>")[0]["text"].startswith("Tom has <unk>")
 
 
 def test_longest_prompt_gets_one_token(checkpoint):
@@ -315,9 +319,9 @@ def test_ctrl_c_keeps_what_is_done(checkpoint, tmp_path, monkeypatch, to_file):
 
 
 def test_wrapping_counts_cells():
-    assert command.wrap("one two three four", 9) == "one two\nthree\nfour"
-    assert command.wrap("小猫在花园里玩", 6) == "小猫在\n花园里\n玩"
-    assert command.wrap("a\n\nb [bold] :smile:", 40) == "a\n\nb [bold] :smile:"
+    assert output.wrap("one two three four", 9) == "one two\nthree\nfour"
+    assert output.wrap("小猫在花园里玩", 6) == "小猫在\n花园里\n玩"
+    assert output.wrap("a\n\nb [bold] :smile:", 40) == "a\n\nb [bold] :smile:"
 
 
 def test_progress_on_a_terminal(monkeypatch):
@@ -326,7 +330,7 @@ def test_progress_on_a_terminal(monkeypatch):
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with command._progress(200, visible=True) as advance:
+    with output.progress(200, visible=True) as advance:
         advance(64)
         advance(136)
     assert "200/200" in sys.stderr.getvalue()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from textgan.cli.latent import NAMES, drawn_latents, finite, latent_options, load_model, read_request
+from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
+from textgan.cli.writing import Job, Plan, write
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,12 +31,6 @@ SETTINGS = (
 )
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.")
-    return value
-
-
 @click.command(
     short_help="Write texts with a trained generator.",
     epilog="`textgan score FILE` reads what `textgan sample RUN -n 1000 --lines --output FILE` writes.",
@@ -59,7 +48,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     "--temperature",
     type=click.FloatRange(min=0),
     default=1.0,
-    callback=_finite,
+    callback=finite,
     show_default=True,
     help="Below 1 safer, above 1 wilder; 0 takes the likeliest token each time.",
 )
@@ -67,25 +56,25 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1),
-    callback=_finite,
+    callback=finite,
     help="Draw from the fewest likeliest tokens that hold this share of the probability; 1 is off.",
 )
 @click.option(
     "--min-p",
     type=click.FloatRange(0, 1),
-    callback=_finite,
+    callback=finite,
     help="Drop tokens less likely than this share of the likeliest one's probability; 0 is off.",
 )
 @click.option(
     "--typical-p",
     type=click.FloatRange(0, 1, min_open=True),
-    callback=_finite,
+    callback=finite,
     help="Draw from the tokens of the most usual surprise that hold this share of the probability; 1 is off.",
 )
 @click.option(
     "--repetition-penalty",
     type=click.FloatRange(min=0, min_open=True),
-    callback=_finite,
+    callback=finite,
     help="Above 1, tokens seen before get less likely; 1 is off. The end of text counts as seen.",
 )
 @click.option(
@@ -115,6 +104,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write there, all or nothing, instead of printing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@latent_options
 @click.pass_context
 def sample(
     ctx: click.Context,
@@ -129,7 +119,7 @@ def sample(
     as_json: bool,
     output: str | None,
     device: str,
-    **options: float | None,
+    **options: object,
 ) -> None:
     """Write texts with a trained generator: the best checkpoint of a run, or the checkpoint named.
 
@@ -137,99 +127,86 @@ def sample(
     log-probability (--json) is in nats under the model itself, temperature 1 and no filter, with the end of
     text. A prompt may hold only words that the model knows. Defaults of the settings are the checkpoint's
     (generation.yaml), then those below.
+
+    A VAE writes a text from a latent z: drawn, or where texts are that it has read (options that begin with VAE).
+    It reads words that it does not know as <unk>, and writes greedily from where texts are unless --temperature is
+    given. Its log-probability is given z: that of the text itself is not known.
     """
-    if lines and as_json:
-        raise UserError("--lines and --json are two formats: give one")
-    if output is not None and not Path(output).resolve().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {Path(output).resolve().parent}")
-    if output is not None and Path(output).is_dir():
-        raise UserError(f"--output {output} is a folder: give a file")
+    check_output(lines=lines, as_json=as_json, output=output)
     given = given_prompts(prompt, prompts)
+    request = read_request({name: options.pop(name) for name in NAMES}, prompted=bool(given))
     commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    settings = _checked(options, commanded)
+    greedy = request.task is not None and "temperature" not in commanded
+    settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
 
-    from textgan.data.prompts import encode_prompt
     from textgan.ops.devices import pick_device
-    from textgan.training.checkpoint import load_for_sampling
 
-    model = load_for_sampling(source, pick_device(device))
-    # In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
-    model.generator.double()
-    settings = _with_defaults_of(model.path, ctx, settings, commanded)
-    block_size = model.generator.block_size
-    encoded = [
-        (text, encode_prompt(model.tokenizer, text, block_size=block_size, name=name)) for name, text in given
-    ] or [(None, [])]
+    model = load_model(source, pick_device(device), request)
+    settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
     fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
-    n = num_samples or (1 if given or fixed else 5)
+    if request.task:
+        from textgan.cli.latent_plans import latent_plan
+
+        n = num_samples or (5 if request.task == "around" else 1)
+        plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
+    else:
+        n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
+        plan = _plan(model, given, n)
     shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
     beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
-    _say(f"{model.path}, step {model.step}: {', '.join([*shown, *beams, f'seed {seed}'])}")
-    if n > 1 and fixed:
-        _say(f"note: nothing is drawn at these settings: the {n} texts of a prompt are the same")
-    if (settings["max_new_tokens"] or 0) > block_size:
-        _say(f"note: the model reads {block_size} tokens: texts end there at the latest")
+    told = [plan.told] if plan.told else []
+    say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
+    if n > 1 and fixed and not plan.draws_latents:
+        say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
+    if (settings["max_new_tokens"] or 0) > model.generator.block_size:
+        say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
 
-    total, done, cut, stopped = n * len(encoded), 0, 0, False
-    with _sink(output) as (put, width):
-        form = _form(as_json=as_json, lines=lines, width=width)
-        with _progress(total, visible=width is None and total > batch_size) as advance:
-            try:
-                while done < total:
-                    rows = range(done, min(done + batch_size, total))
-                    prompted = [encoded[row // n] for row in rows]
-                    records = _records(model, prompted, settings, seed, first=done, allow_unk=allow_unk)
-                    put(form(records, done == 0))
-                    done += len(records)
-                    cut += sum(record["finish_reason"] == "length" for record in records)
-                    advance(len(records))
-            except KeyboardInterrupt:
-                stopped = True
+    total, done, cut, stopped = plan.total, 0, 0, False
+    with sink(output) as (put, width), progress(total, visible=width is None and total > batch_size) as advance:
+        try:
+            while done < total:
+                rows = range(done, min(done + batch_size, total))
+                records = write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk)
+                if as_json or lines:
+                    put(json_lines(records) if as_json else text_lines(records))
+                else:
+                    put((plan.between if done else "") + plan.between.join(plan.block(r, width) for r in records))
+                done += len(records)
+                cut += sum(record["finish_reason"] == "length" for record in records)
+                advance(len(records))
+        except KeyboardInterrupt:
+            stopped = True
     if cut:
-        _say(f"note: {cut} of {done} texts were cut at the limit of their length")
+        say(f"note: {cut} of {done} texts were cut at the limit of their length")
+    if plan.closing and done:
+        say(plan.closing())
     if stopped:
-        _say(f"stopped: {done} of {total} texts are written")
+        say(f"stopped: {done} of {total} texts are written")
         ctx.exit(130)
 
 
-def _records(
-    model: SamplingModel,
-    prompted: list[tuple[str | None, list[int]]],
-    settings: dict,
-    seed: int,
-    *,
-    first: int,
-    allow_unk: bool,
-) -> list[dict]:
-    """What ``--json`` prints, for one batch of prompts; ``first`` is the number of the first text."""
-    from textgan.sampling.decode import generate
+def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int) -> Plan:
+    """``n`` texts for each prompt, or free ones where there is none; a VAE draws their latents."""
+    from textgan.data.prompts import encode_prompt
 
-    tokenizer = model.tokenizer
-    samples = generate(
-        model.generator,
-        [ids for _, ids in prompted],
-        eos_id=tokenizer.eos_id,
-        banned_ids=() if allow_unk or tokenizer.unk_id is None else (tokenizer.unk_id,),
-        seed=seed,
-        batch_size=len(prompted),
-        first_index=first,
-        **settings,
+    block_size = model.generator.block_size
+    prompts = [
+        (text, encode_prompt(model.tokenizer, text, block_size=block_size, name=name)) for name, text in given
+    ] or [(None, [])]
+
+    def job(row: int) -> Job:
+        text, ids = prompts[row // n]
+        return Job({"prompt": text}, row, ids)
+
+    told, latents = drawn_latents(model) or ("", None)
+    return Plan(
+        n * len(prompts),
+        lambda rows: [job(row) for row in rows],
+        lambda record, width: (wrap(record["text"], width) if width else record["text"]) + "\n",
+        told=told,
+        latents=latents,
+        draws_latents=latents is not None,
     )
-    return [
-        {
-            "index": index,
-            "prompt": prompt,
-            "text": tokenizer.decode([*ids, *sample.ids]),
-            "log_prob": sample.log_prob,
-            "tokens": tokenizer.tokens(sample.ids),
-            "finish_reason": sample.finish_reason,
-            "seed": seed,
-            "checkpoint": str(model.path),
-            "step": model.step,
-            "settings": {**settings, "allow_unk": allow_unk},
-        }
-        for index, ((prompt, ids), sample) in enumerate(zip(prompted, samples, strict=True), first)
-    ]
 
 
 def _checked(options: dict, commanded: set[str]) -> dict:
@@ -242,6 +219,8 @@ def _checked(options: dict, commanded: set[str]) -> dict:
         if name in commanded:
             flag = f"--{name.replace('_', '-')}"
             cause = "--num-beams" if options["num_beams"] > 1 else "--temperature 0"
+            if "temperature" not in commanded and not options["temperature"]:
+                cause += " (the default here)"
             raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
     neutral = {name: 1.0 if name == "temperature" else None for name in ignored}
     return {name: neutral.get(name, options[name]) for name in SETTINGS}
@@ -266,80 +245,3 @@ def _with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commande
             except click.BadParameter as error:
                 raise UserError(f"{path}: `{name}: {value}`: {error.message}") from None
     return _checked(settings, commanded)
-
-
-def _form(*, as_json: bool, lines: bool, width: int | None) -> Callable[[list[dict], bool], str]:
-    """How a batch of records is printed; the second argument says whether it is the first batch."""
-    if as_json:
-        return lambda records, first: "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
-    if lines:
-        return lambda records, first: "".join(" ".join(r["text"].splitlines()) + "\n" for r in records)
-
-    def stories(records: list[dict], first: bool) -> str:
-        texts = [wrap(r["text"], width) if width else r["text"] for r in records]
-        return ("" if first else "\n") + "\n\n".join(texts) + "\n"
-
-    return stories
-
-
-def wrap(text: str, width: int) -> str:
-    """The text in lines of at most ``width`` terminal cells; a Chinese character takes two."""
-    from rich.console import Console
-    from rich.text import Text
-
-    return "\n".join(line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width))
-
-
-@contextmanager
-def _sink(output: str | None) -> Iterator[tuple[Callable[[str], None], int | None]]:
-    """A function that writes, and the width of the terminal where it writes to one.
-
-    A file appears under its name when all is written, or when Ctrl-C ended it early.
-    """
-    if output is None:
-        terminal = sys.stdout.isatty()
-        yield (
-            lambda text: click.echo(text, nl=False),
-            shutil.get_terminal_size().columns if terminal else None,
-        )
-        return
-    path = Path(output)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield file.write, None
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _progress(total: int, *, visible: bool) -> Iterator[Callable[[int], None]]:
-    """A function that counts texts, with a bar on stderr where that is a terminal."""
-    if not visible or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} texts/s"),
-        TimeRemainingColumn(),
-    )
-    started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("texts", total=total, rate=0.0)
-
-        def advance(count: int) -> None:
-            done = bar.tasks[0].completed + count
-            bar.update(task, completed=done, rate=done / (time.monotonic() - started))
-
-        yield advance
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)

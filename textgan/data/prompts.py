@@ -1,4 +1,4 @@
-"""Prompts as ids, refused in one clear line where a model cannot read them."""
+"""Prompts and texts as ids, refused in one clear line where a model cannot read them."""
 
 import difflib
 
@@ -18,12 +18,9 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, block_size: int, name: str
     longest = block_size - 1
     if not text.strip():
         raise UserError(f"{name} is empty; leave it away for free samples")
-    try:
-        ids = tokenizer.encode(text)
-    except UnicodeEncodeError:
-        raise UserError(f"{name}: not UTF-8") from None
-    if tokenizer.unk_id is not None and (unknown := _unknown_pieces(tokenizer, text, ids)):
-        raise UserError(f"{name}: {_unknown(tokenizer, unknown)}")
+    ids = _encode(tokenizer, text, name)
+    if unknown := unknown_pieces(tokenizer, text, ids):
+        raise UserError(f"{name}: {_unknown(tokenizer, list(dict.fromkeys(unknown)))}")
     if len(ids) > longest:
         raise UserError(
             f"{name}: {len(ids)} tokens, but the model reads {longest + 1} with the opening one: "
@@ -32,10 +29,36 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, block_size: int, name: str
     return ids
 
 
-def _unknown_pieces(tokenizer: LookupTokenizer, text: str, ids: list[int]) -> list[str]:
-    """The words or characters that the model does not know, each once; `<unk>` written out is asked for."""
+def encode_text(tokenizer: Tokenizer, text: str, *, block_size: int, name: str) -> list[int]:
+    """Ids of a whole ``text`` that a model shall read; words that it does not know are the unknown token.
+
+    Raises:
+        UserError: the text, called ``name`` in the message, is empty, or with its end longer than ``block_size``.
+    """
+    if not text.strip():
+        raise UserError(f"{name} is empty: a text is needed")
+    ids = _encode(tokenizer, text, name)
+    if len(ids) >= block_size:
+        raise UserError(
+            f"{name}: {len(ids)} tokens, but the model reads {block_size} with the closing one: "
+            f"shorten the text to {block_size - 1}"
+        )
+    return ids
+
+
+def _encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+    try:
+        return tokenizer.encode(text)
+    except UnicodeEncodeError:
+        raise UserError(f"{name}: not UTF-8") from None
+
+
+def unknown_pieces(tokenizer: Tokenizer, text: str, ids: list[int]) -> list[str]:
+    """The words or characters of ``text`` that the model does not know; `<unk>` written out is asked for."""
+    if tokenizer.unk_id is None:
+        return []
     pieces = zip(tokenizer.pieces(text), ids, strict=True)
-    return list(dict.fromkeys(piece for piece, i in pieces if i == tokenizer.unk_id and piece != UNK))
+    return [piece for piece, i in pieces if i == tokenizer.unk_id and piece != UNK]
 
 
 def _unknown(tokenizer: LookupTokenizer, unknown: list[str]) -> str:

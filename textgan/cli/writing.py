@@ -1,0 +1,116 @@
+"""Texts that ``textgan sample`` is to write, and the records that it makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from textgan.sampling.decode import Sample
+    from textgan.training.checkpoint import SamplingModel
+
+
+class Job(NamedTuple):
+    """One text to be written.
+
+    Attributes:
+        fields: what its record says of the task, before the text.
+        stream: number of its stream of random numbers.
+        prompt: ids that it begins with.
+        z: (Z,) its latent; None: drawn from the model's source, or the model has none.
+        before: (Z,) another latent, whose text the record holds too, under this name.
+        target: ids of the text that it should be like.
+    """
+
+    fields: dict
+    stream: int
+    prompt: Sequence[int] = ()
+    z: Tensor | None = None
+    before: Tensor | None = None
+    target: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be written.
+
+    Attributes:
+        total: number of texts.
+        jobs: those of a range of indices.
+        block: a record as people read it, in a width of so many cells (None: no limit).
+        between: what stands between blocks.
+        told: where latents come from, in words; empty for models without.
+        latents: the same for records; None for models without.
+        compare: fields about a text written by a job, given its ids.
+        closing: the last word on all texts so far.
+        draws_latents: whether texts differ even where no token is drawn.
+        repeats: what is alike where nothing is drawn.
+    """
+
+    total: int
+    jobs: Callable[[range], list[Job]]
+    block: Callable[[dict, int | None], str]
+    between: str = "\n"
+    told: str = ""
+    latents: dict | None = None
+    compare: Callable[[Job, list[int]], dict] = lambda job, ids: {}
+    closing: Callable[[], str] | None = None
+    draws_latents: bool = False
+    repeats: str = "texts of a prompt"
+
+
+def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed: int, allow_unk: bool) -> list[dict]:
+    """What ``--json`` prints of the texts of these indices."""
+    jobs, tokenizer = plan.jobs(rows), model.tokenizer
+    banned = () if allow_unk or tokenizer.unk_id is None else (tokenizer.unk_id,)
+    options = {"seed": seed, "banned_ids": banned, **settings}
+    before = None
+    if jobs[0].before is not None:
+        before = list(_decoded(model, [job._replace(z=job.before) for job in jobs], options))
+    records = []
+    for i, (job, sample) in enumerate(zip(jobs, _decoded(model, jobs, options), strict=True)):
+        record = {"index": rows[i], **job.fields}
+        if before is not None:
+            record["before"] = tokenizer.decode(before[i].ids)
+        record["text"] = tokenizer.decode([*job.prompt, *sample.ids])
+        record |= plan.compare(job, sample.ids)
+        record["log_prob" if plan.latents is None else "log_prob_given_z"] = sample.log_prob
+        records.append(
+            record
+            | {
+                "tokens": tokenizer.tokens(sample.ids),
+                "finish_reason": sample.finish_reason,
+                "seed": seed,
+                "checkpoint": str(model.path),
+                "step": model.step,
+                "settings": {**settings, "allow_unk": allow_unk},
+            }
+            | ({} if plan.latents is None else {"latents": plan.latents})
+        )
+    return records
+
+
+def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[Sample]:
+    """The samples of the jobs, in their order."""
+    import torch
+
+    from textgan.sampling.decode import generate
+
+    draws = options["temperature"] > 0 and options["num_beams"] == 1
+    # Rows that are drawn together read streams that follow each other.
+    for _, group in groupby(enumerate(jobs), key=lambda numbered: draws and numbered[1].stream - numbered[0]):
+        together = [job for _, job in group]
+        latents = {} if together[0].z is None else {"latents": torch.stack([job.z for job in together])}
+        yield from generate(
+            model.generator,
+            [list(job.prompt) for job in together],
+            eos_id=model.tokenizer.eos_id,
+            batch_size=len(together),
+            first_index=together[0].stream,
+            **latents,
+            **options,
+        )

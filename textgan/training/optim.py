@@ -50,8 +50,6 @@ class WeightAverage:
         if self.decay:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(list(self.module.parameters()), list(self.model.parameters()), 1 - decay)
-            for own, other in zip(self.module.buffers(), self.model.buffers(), strict=True):
-                own.copy_(other)  # running statistics are averages already
 
     def state_dict(self) -> dict:
         return {"updates": self.updates, "weights": self.module.state_dict() if self.decay else None}

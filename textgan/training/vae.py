@@ -22,7 +22,7 @@ from textgan.training.finish import finish_arm
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream, stream_seed
-from textgan.training.vae_evaluation import evaluate_vae, fit_aggregate, latent_model
+from textgan.training.vae_evaluation import evaluate_vae, fit_aggregate, fit_batch_norm, latent_model
 
 
 @dataclasses.dataclass
@@ -87,6 +87,7 @@ def train_vae(run: Experiment, start: int, resumed: dict[str, Any] | None) -> tu
             if step % config.evaluation.every == 0 or step in (main, end):
                 run.check_finite(step, **found)
                 with progress.paused():
+                    fit_batch_norm(run, learner.average.module)
                     values = evaluate_vae(run, learner.average.module, step)
                 run.check_finite(step, dev_nll=values["quality/nll"])
                 if step > main:
@@ -98,6 +99,8 @@ def train_vae(run: Experiment, start: int, resumed: dict[str, Any] | None) -> tu
             stopping = learner.selection.exhausted or interrupted or step == end
             if best or step % config.checkpoint.every == 0 or stopping:
                 run.check_finite(step, **found)
+                if not values:
+                    fit_batch_norm(run, learner.average.module)
                 run.save(
                     run.step_name(step),
                     generator=learner.average.module,

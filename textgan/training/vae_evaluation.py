@@ -1,20 +1,21 @@
 """What is looked at of a VAE while it trains, beside what is looked at of every generator."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from textgan.data.dataset import TokenDataset
 from textgan.metrics.latent import collapse_alarm, fit_gaussian
 from textgan.models.vae import TextVAE
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
+from textgan.training.codes import encode_rows
 from textgan.training.experiment import Experiment, say
 from textgan.training.projector import project_dev
 from textgan.training.seeding import stream
 
 SHOWN = 5  # texts that are written anew at each evaluation
 STEPS = 6  # parts of the way between two texts
-MOST_CODES = 50_000  # texts whose posteriors the aggregate is fitted to
+MOST_CODES = 20_000  # texts whose posteriors the aggregate is fitted to
+MOST_MEANS = 4_000  # texts that the statistics of a batch norm are taken over
 
 
 def latent_model(vae: TextVAE) -> LatentGenerator:
@@ -69,24 +70,42 @@ def decoded(run: Experiment, vae: TextVAE, z: Tensor) -> list[str]:
 @torch.no_grad()
 def fit_aggregate(run: Experiment, vae: TextVAE) -> None:
     """Fit the Gaussian of the VAE's buffers to draws of the posteriors of the training texts, in place."""
-    mean, factor = fit_gaussian(posterior_draws(run, vae, run.train))
+    features = encode_rows(run, vae, run.train, _some(run, MOST_CODES))
+    noise = torch.randn(len(features), vae.z_size, generator=stream("cpu", run.config.seed, "aggregate"))
+    size = run.config.evaluation.batch_size
+    parts = zip(features.split(size), noise.split(size), strict=True)
+    z = torch.cat([vae.infer(own.to(run.device), drawn.to(run.device)).z for own, drawn in parts])
+    mean, factor = fit_gaussian(z)
     vae.aggregate_mean.copy_(mean)
     vae.aggregate_factor.copy_(factor)
 
 
 @torch.no_grad()
-def posterior_draws(run: Experiment, vae: TextVAE, dataset: TokenDataset) -> Tensor:
-    """One draw (N, Z) of the posterior of each text, of :data:`MOST_CODES` of them at most, in a seeded order."""
-    vae.eval()
-    rng = stream("cpu", run.config.seed, "aggregate")
-    rows = torch.randperm(len(dataset), generator=rng)[:MOST_CODES]
-    rows = rows[torch.argsort(dataset.lengths[rows], stable=True)]
-    noise = torch.randn(len(rows), vae.z_size, generator=rng)
-    size, drawn = run.config.evaluation.batch_size, []
-    for part, own in zip(rows.split(size), noise.split(size), strict=True):
-        batch = dataset.batch(part).to(run.device)
-        drawn.append(vae.infer(vae.encode(batch.targets, batch.lengths), own.to(run.device)).z)
-    return torch.cat(drawn)
+def fit_batch_norm(run: Experiment, vae: TextVAE) -> None:
+    """Set the running statistics of a VAE's batch norm to those of its own means of training texts, in place.
+
+    What training leaves there is of other weights, with dropout, and lags: a VAE that is evaluated by it would be
+    another one, whose KL may lie below the bound that the batch norm is there for.
+    """
+    if not vae.bn:
+        return
+
+    def take(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        layer.running_mean.copy_(inputs[0].mean(0))
+        layer.running_var.copy_(inputs[0].var(0, correction=0))
+
+    features = encode_rows(run, vae, run.train, _some(run, MOST_MEANS)).to(run.device)
+    noise = torch.randn(len(features), vae.z_size, generator=stream("cpu", run.config.seed, "batch-norm"))
+    hooks = [layer.register_forward_pre_hook(take) for layer in vae.bn]
+    vae.infer(features, noise.to(run.device))
+    for hook in hooks:
+        hook.remove()
+
+
+def _some(run: Experiment, most: int) -> Tensor:
+    """Indices of at most so many rows of the training split, in a seeded order."""
+    rng = stream("cpu", run.config.seed, "some texts", most)
+    return torch.randperm(len(run.train), generator=rng)[:most]
 
 
 def _texts(run: Experiment, n: int) -> list[str]:

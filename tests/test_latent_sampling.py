@@ -15,6 +15,7 @@ from textgan.models.vae import TextVAE
 from textgan.sampling.context import Context
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
+from textgan.sampling.samplers import CANDIDATES, PLAIN, Drawer, Sampler
 from textgan.sampling.streams import LATENT_STREAMS, row_normals
 
 V, T, Z, EOS = 9, 12, 4, 0
@@ -211,3 +212,51 @@ def test_latents_that_do_not_fit():
         generate(LatentGenerator(vae), free(3), eos_id=EOS, latents=torch.zeros(2, Z))
     with pytest.raises(ValueError, match="this model has none"):
         generate(vae.decoder, free(3), eos_id=EOS, latents=torch.zeros(3, Z))
+
+
+# ------------------------------------------------------------------------------------------------ samplers
+
+
+def drawer(model, n=30, **settings):
+    return Drawer(model, n, eos_id=EOS, max_new_tokens=T, **{"seed": 5, "batch_size": 8, **settings})
+
+
+@pytest.mark.parametrize("source", ["prior", "aggregate"])
+def test_a_temperature_of_latents_scales_them_and_leaves_tokens_alone(source):
+    model = LatentGenerator(make_vae(), source)
+    drawn = drawer(model)(Sampler("z_temperature", 0.5))
+    z = model.at(z_temperature=0.5).latents(5, 0, 30)
+    expected = generate(model, free(30), eos_id=EOS, seed=5, latents=z)
+    assert drawn.ids == [s.ids for s in expected] != drawer(model)(PLAIN).ids
+    by_hand = [log_prob(model.vae, ids, own) for ids, own in zip(drawn.ids, z, strict=True)]
+    assert drawn.log_probs == pytest.approx(by_hand)
+    assert model.z_temperature == 1
+    assert drawer(model, batch_size=3)(Sampler("z_temperature", 0.5)).ids == drawn.ids
+
+
+def test_cold_latents_are_all_alike():
+    model = LatentGenerator(make_vae())
+    drawn = drawer(model, temperature=0)(Sampler("z_temperature", 1e-6))
+    assert len({tuple(ids) for ids in drawn.ids}) == 1
+
+
+def test_candidates_of_rejection_have_latents_of_their_own():
+    model = LatentGenerator(make_vae())
+    sharp = drawer(model)(Sampler("rejection", 1000.0))
+    pools = [
+        generate(model, free(30), eos_id=EOS, seed=5, first_index=j * 2**40, max_new_tokens=T)
+        for j in range(CANDIDATES)
+    ]
+    for i in range(30):
+        best = max((pool[i] for pool in pools), key=lambda s: s.log_prob / len(s.ids))
+        assert sharp.ids[i] == best.ids
+    assert len({tuple(pool[0].ids) for pool in pools}) > 2
+
+
+def test_a_generator_without_latents_has_no_temperature_of_them():
+    cold = Sampler("z_temperature", 0.5)
+    assert cold.fits(LatentGenerator(make_vae()))
+    assert not cold.fits(make_vae().decoder)
+    assert PLAIN.fits(make_vae().decoder)
+    with pytest.raises(ValueError, match="is for models with latents"):
+        drawer(make_vae().decoder)(cold)

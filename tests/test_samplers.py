@@ -69,18 +69,21 @@ def test_lists_and_ranges_become_canonical_names_in_a_fixed_order():
     ]
     assert specs("top_p=0.90", "temperature=1.0, 1", "top_p=.9") == ["temperature=1", "top_p=0.9"]
     assert parse_samplers("temperature=1") == [PLAIN]
+    latents = specs("z_temperature=0.5:1.5:0.5,temperature=1")
+    assert latents == ["temperature=1", "z_temperature=0.5", "z_temperature=1.5"]
 
 
 def test_the_default_grid():
     names = specs(*DEFAULT_SAMPLERS)
     temperatures = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3]
     assert names[: len(temperatures)] == [f"temperature={t:g}" for t in temperatures]
-    assert names[-3:] == ["rejection=0.5", "rejection=1", "rejection=2"]
-    assert len(names) == 24
+    assert names[-6:-3] == ["rejection=0.5", "rejection=1", "rejection=2"]
+    assert names[-3:] == ["z_temperature=0.5", "z_temperature=0.75", "z_temperature=1.25"]
+    assert len(names) == 27
 
 
 @given(
-    st.sampled_from(["temperature", "top_p", "typical_p", "rejection"]),
+    st.sampled_from(["temperature", "top_p", "typical_p", "rejection", "z_temperature"]),
     st.floats(0.001, 0.999),
 )
 def test_a_printed_name_means_the_same_sampler(family, value):
@@ -99,6 +102,7 @@ def test_a_printed_name_means_the_same_sampler(family, value):
         ("temperature=-1", "above 0"),
         ("temperature=nan", "above 0"),
         ("temperature=inf", "above 0"),
+        ("z_temperature=0", "give a number above 0"),
         ("top_p=1", "plain sampling is temperature=1"),
         ("top_p=1.2", "below 1"),
         ("typical_p=0", "above 0 and below 1"),

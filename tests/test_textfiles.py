@@ -42,6 +42,7 @@ def read(folder):
 
 def test_names_say_arm_sampler_and_seed(tmp_path):
     names = ["mle_0.5_1.txt", "mle_1.0_1.txt", "my_gan_top_p=0.9_12.txt", "b_2_typical_p=0.50_0.txt", "leakgan.txt"]
+    names += ["vae_z_temperature=0.5_0.txt", "vae_3_temperature=0.5_0.txt"]
     for name in names:
         (tmp_path / name).write_text("x\n")
     (tmp_path / "notes.md").write_text("x")
@@ -51,6 +52,8 @@ def test_names_say_arm_sampler_and_seed(tmp_path):
         ("mle", "temperature=0.5", 1),
         ("mle", "temperature=1", 1),
         ("my_gan", "top_p=0.9", 12),
+        ("vae", "z_temperature=0.5", 0),
+        ("vae_3", "temperature=0.5", 0),
     ]
 
 

@@ -30,7 +30,14 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.certificate import CLIP, Gain, calibrate, gain, permuted_gains
 from textgan.ops.ngrams import Ragged
-from textgan.training.checkpoint import SamplingModel, arms, check_checkpoint, load_for_sampling, write_atomically
+from textgan.training.checkpoint import (
+    VAE_PHASES,
+    SamplingModel,
+    arms,
+    check_checkpoint,
+    load_for_sampling,
+    write_atomically,
+)
 from textgan.training.critic import load_critic
 from textgan.training.experiment import say
 from textgan.training.run import read_corpus
@@ -49,7 +56,7 @@ class Study:
     """What is to be certified.
 
     Attributes:
-        arm: name of the generator in the run; None for ``adversarial`` where it is there, else ``mle``.
+        arm: name of the generator in the run; None for ``adversarial`` where it is there, else the first there is.
         critics: of :data:`CRITICS`; None for all that the run allows.
         split: ``dev`` or ``test``: where the texts of the value come from.
         n: samples for the calibration, and as many for the value.
@@ -235,6 +242,11 @@ def _filled_in(study: Study, run: Path, folders: dict[str, Path]) -> Study:
         if name not in possible:
             raise UserError(f"{run} has no critic of its own (no adversarial phase): give --critic wide")
     study = replace(study, arm=arm, critics=tuple(name for name in CRITICS if name in critics))
+    if study.cross_fit and arm in VAE_PHASES:
+        raise UserError(
+            f"--cross-fit trains generators by maximum likelihood, from which nothing follows for the arm `{arm}`; "
+            "leave it away"
+        )
     if study.cross_fit and not study.wants_wide:
         raise UserError("--cross-fit is for the wide critic: give --critic wide, both or all with it")
     return study

@@ -17,6 +17,7 @@ import numpy as np
 from textgan import __version__
 from textgan.analysis import sentences
 from textgan.analysis.aggregate import arm_points, envelopes, fronts, summary_table
+from textgan.analysis.judged import BOUNDED
 from textgan.analysis.matched import matched
 from textgan.analysis.published import published_for
 from textgan.analysis.runs import FILES
@@ -34,6 +35,15 @@ DEFAULT_PAIRS = (("bleu_4", "self_bleu_4"), ("lm_kn", "rlm_kn"))
 # Metrics that see quality and diversity at once: their best over samplers is compared.
 JOINT = ("nll", "frechet", "mmd", "mauve", "c2st_acc", "c2st_auc", "ms_jaccard_4", "kl_to_model", "kl_from_model")
 MIXTURE = "mle+kneser_ney"
+# Of the model itself, whatever the sampler; of arms of judged.BOUNDED an upper bound.
+OF_LIKELIHOOD = ("nll", "kl_to_model")
+# What arms are held against, as far as it is there.
+BASELINES = {
+    "adversarial": ("mle", "continued"),
+    "continued": ("mle",),
+    "vae": ("mle",),
+    "latent_gan": ("mle", "vae"),
+}
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,12 @@ def default_baseline(study: Study) -> Arm:
 
 
 def baselines_of(study: Study, arm: Arm, first: Arm) -> list[Arm]:
-    """What an arm is held against: its parent and the parent's continuation, as far as they are there, else ``first``.
+    """What an arm is held against: those of :data:`BASELINES` (its parent and the parent's continuation, the model of
+    its size that was trained by maximum likelihood), as far as they are there, else ``first``.
 
-    Reference rows are held against nothing.
+    Rows that are only shown beside are held against nothing.
     """
-    own = {"adversarial": ("mle", "continued"), "continued": ("mle",)}.get(arm.kind, ())
+    own = BASELINES.get(arm.kind, ())
     found = [study.arms[study.name_of[arm.setting, kind]] for kind in own if (arm.setting, kind) in study.name_of]
     if not arm.trained:
         return []
@@ -268,7 +279,7 @@ def _best_of(match: Match, name: str, level: float) -> Iterable[dict[str, Any]]:
         sides.append((arm, samplers, replicates))
     (against, theirs, baseline), (arm, own, other) = sides
     found = compare_joint(baseline, other, paired=match.paired, level=level)
-    constant = name in ("nll", "kl_to_model")  # of the model itself, whatever the sampler
+    constant = name in OF_LIKELIHOOD
     best = {
         against.name: {
             "value": found.baseline * better(name),
@@ -284,6 +295,7 @@ def _best_of(match: Match, name: str, level: float) -> Iterable[dict[str, Any]]:
         "best": best,
         "difference": difference,
         "covers": found.covers,
+        "bounded": [side.name for side in (arm, against) if constant and side.kind in BOUNDED],
     }
     yield {**told, "sentence": sentences.joint_sentence(told)}
 

@@ -91,6 +91,8 @@ def _fold_model(
             "data": config.data.model_copy(update={**data, "encoding": "utf-8", "dedupe": False}),
             "mle": config.mle.model_copy(update={"max_steps": max(1, round(share * config.mle.max_steps))}),
             "adversarial": None,
+            "vae": None,
+            "latent_gan": None,
             "evaluation": config.evaluation.model_copy(
                 update={"samples": EVALUATED, "final_samples": EVALUATED, "prompts": []}
             ),

@@ -21,9 +21,11 @@ from textgan.analysis import ledger
 from textgan.analysis.all_measures import make_measures
 from textgan.analysis.front_log import log_points
 from textgan.analysis.judged import (
+    DERIVED,
     REFERENCES,
     HeldOut,
     Judged,
+    aggregate_arm,
     check_is_run,
     check_same_data,
     load_arm,
@@ -31,13 +33,15 @@ from textgan.analysis.judged import (
     say_what_stands_in,
 )
 from textgan.analysis.measures import Measure, TextSet, measure_all, real_values, signature_of
-from textgan.analysis.points import Point, point_path, read_point, write_point
-from textgan.analysis.protocols import Protocol, check_run
+from textgan.analysis.points import Point, filled_in, point_path, read_point, write_point
+from textgan.analysis.protocols import check_run
+from textgan.analysis.sweep import Sweep, check_samplers
 from textgan.configfile import load_config
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.suite import Scores
-from textgan.sampling.samplers import PLAIN, Sampler, sampling_signature
+from textgan.sampling.latent import LatentGenerator
+from textgan.sampling.samplers import Sampler, sampling_signature
 from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
 from textgan.training.experiment import say
 from textgan.training.progress import Progress
@@ -45,41 +49,6 @@ from textgan.training.run import encode, read_corpus
 
 # Said of each point as it is done.
 SHOWN = ("bleu_4", "self_bleu_4", "frechet_ngrams", "lm_kn", "rlm_kn", "valid")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What is to be evaluated.
-
-    Attributes:
-        samplers: operating points of each arm.
-        n, seed: texts at each point, and the seed of their random numbers.
-        split: ``dev`` or ``test``: where references and held-out text come from.
-        arms: names, of the run's arms and of ``judged.REFERENCES``; None for all of them. Reference rows are drawn
-            from as they are (temperature 1), unless they are named here.
-        tokenize: what n-gram metrics count; None for what the run's config says.
-        embedders, lm: of :func:`textgan.analysis.all_measures.make_measures`.
-        protocol: the benchmark that fixes all this, where there is one.
-    """
-
-    samplers: tuple[Sampler, ...]
-    n: int = 10_000
-    seed: int = 0
-    split: str = "dev"
-    arms: tuple[str, ...] | None = None
-    tokenize: str | None = None
-    embedders: tuple[str, ...] = ("ngrams",)
-    lm: tuple[str, ...] = ("kn",)
-    protocol: Protocol | None = None
-
-    @property
-    def setting(self) -> str:
-        """The name of the folder of its records."""
-        return f"{self.split}-n{self.n}-s{self.seed}"
-
-    def samplers_of(self, arm: str) -> tuple[Sampler, ...]:
-        """Where this arm is drawn from."""
-        return (PLAIN,) if arm in REFERENCES and self.arms is None else self.samplers
 
 
 def evaluate(
@@ -117,14 +86,16 @@ def evaluate(
     references = getattr(corpus, sweep.split)
     if not references:
         raise UserError(f"the corpus of {run} has no {sweep.split} texts; give another --split")
-    loaded = {
-        name: load_arm(name, folder, device) for name, folder in folders.items() if name in wanted or name == "mle"
-    }
+    sources = {*wanted, "mle", *(["vae"] if "vae+aggregate" in wanted else [])}
+    loaded = {name: load_arm(name, folder, device) for name, folder in folders.items() if name in sources}
     tokenizer = next(iter(loaded.values())).tokenizer
     splits = encode(config, corpus, tokenizer)
     judged = [arm for name, arm in loaded.items() if name in wanted]
+    if "vae+aggregate" in wanted:
+        judged += _aggregate(loaded["vae"], run, named=sweep.arms is not None)
     if "mle" in loaded:
         judged += reference_arms(wanted, loaded["mle"], splits, device)
+    check_samplers(sweep, judged)
     held_out = HeldOut(
         splits[sweep.split],
         splits["train"],
@@ -132,6 +103,7 @@ def evaluate(
         most_train=sweep.n,
         entropy=None if corpus.oracle is None else corpus.oracle.entropy()[0],
         texts=len(references),
+        iw_samples=sweep.iw_samples,
     )
     measures = make_measures(
         references,
@@ -158,13 +130,21 @@ def evaluate(
 
 def _wanted(folders: dict[str, Path], names: Sequence[str] | None, run: Path) -> tuple[str, ...]:
     """Names of the arms to be judged; UserError for one that the run has not."""
-    known = (*folders, *(REFERENCES if "mle" in folders else ()))
+    known = (*folders, *(DERIVED if "vae" in folders else ()), *(REFERENCES if "mle" in folders else ()))
     if names is not None and not names:
         raise UserError(f"no arm is named; give some of {', '.join(known)}")
     for name in names or ():
         if name not in known:
             raise UserError(f"{run} has no arm {name!r}; it has: {', '.join(known)}")
     return known if names is None else tuple(dict.fromkeys(names))
+
+
+def _aggregate(vae: Judged, run: Path, *, named: bool) -> list[Judged]:
+    """The row of the fitted aggregate posterior; none where it was not fitted yet, an error where it was asked for."""
+    arm = aggregate_arm(vae)
+    if arm is None and named:
+        raise UserError(f"{run}: vae+aggregate needs the end of the phase `vae`, where the Gaussian is fitted")
+    return [] if arm is None else [arm]
 
 
 @dataclass
@@ -184,7 +164,7 @@ class _Job:
         return self.run / "evaluation" / self.sweep.setting
 
     def do(self, judged: Sequence[Judged], command: str, between: Callable[[], None]) -> dict[str, Any]:
-        asked = [(arm, sampler) for arm in judged for sampler in self.sweep.samplers_of(arm.name)]
+        asked = [(arm, sampler) for arm in judged for sampler in self.sweep.samplers_of(arm)]
         todo = {arm.name: [] for arm in judged}
         for arm, sampler in asked:
             if self._kept(arm, sampler) is None:
@@ -252,14 +232,18 @@ class _Job:
 
             while todo:
                 arm, draws, samplers = todo.pop(0)  # so that the texts it holds for several samplers can go
-                likelihood = self.held_out(arm, self.device)
+                if isinstance(arm.generator, LatentGenerator) and arm.generator.has_density:
+                    say(f"{arm.name}: likelihood by {self.sweep.iw_samples} draws of the latent of each text ...")
+                likelihood = self.held_out(arm, self.device, between)
                 for sampler in samplers:
                     began = time.monotonic()
                     texts = self._texts(arm, sampler)
                     if texts is None:
                         drawn = draws(sampler, next_batch)
                         decoded = [self.tokenizer.decode(ids) for ids in drawn.ids]
-                        texts = TextSet(decoded, drawn.log_probs, drawn.lengths, drawn.truncated, sampler.plain)
+                        # Of latents log p(x|z) is known, and not the log-likelihood that measures ask for.
+                        known = None if isinstance(arm.generator, LatentGenerator) else drawn.log_probs
+                        texts = TextSet(decoded, known, drawn.lengths, drawn.truncated, sampler.plain)
                     between()
                     point = self._point(arm, sampler, texts, likelihood)
                     write_point(self._path(arm, sampler), point)
@@ -310,7 +294,7 @@ class _Job:
         if point is None or any(point.signature.get(key) != self.signature[key] for key in how):
             return None
         own = point.per_text
-        return TextSet(point.texts, own["log_prob"], own["tokens"], own["truncated"], sampler.plain)
+        return TextSet(point.texts, own.get("log_prob"), own.get("tokens"), own["truncated"], sampler.plain)
 
     def _points(self) -> list[Point]:
         """All records of this setting and signature, those of earlier calls with other samplers too."""
@@ -332,7 +316,7 @@ class _Job:
         """Values of real text, computed once."""
         path = self.folder / "real.json"
         kept = ledger.read_json(path)
-        if kept.get("signature") != self.signature:
+        if filled_in(kept.get("signature", {})) != self.signature:
             kept = {"signature": self.signature, "values": real_values(self.measures, self.sweep.n)}
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False))

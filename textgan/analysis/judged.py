@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,29 @@ import torch
 
 from textgan.analysis.measures import ratio_by_group
 from textgan.analysis.ngram_arms import ORDER, kneser_ney_arm, mixture_arm
+from textgan.analysis.points import IW_SAMPLES
 from textgan.data.dataset import TokenDataset
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.jackknife import GROUPS
 from textgan.metrics.suite import Scores
 from textgan.models.generator import Generator
+from textgan.models.lstm import LSTMGenerator
+from textgan.models.vae import TextVAE
+from textgan.sampling.latent import LatentGenerator
+from textgan.sampling.latent_likelihood import importance_nlls, latent_values
 from textgan.sampling.mixture import Mixture, NgramGenerator
 from textgan.sampling.samplers import Drawer
 from textgan.training.checkpoint import load_for_sampling
-from textgan.training.evaluation import text_nll
+from textgan.training.evaluation import LIKELIHOOD_SEED, text_nll
 from textgan.training.experiment import say
 
 BATCH_SIZE = 256  # part of how texts are drawn: rounding may tip a draw where it changes
 LIKELIHOOD_BATCH = 64
 REFERENCES = ("kneser_ney", "mle+kneser_ney")
+DERIVED = ("vae+aggregate",)  # rows made of an arm without any training
+BOUNDED = ("vae", "vae+aggregate")  # arms whose likelihood is known by an upper bound of its negative alone
+MOST_BOUNDED = 1000  # training texts whose likelihood is bounded: each costs as many passes as there are draws
 
 
 @dataclass(frozen=True)
@@ -35,14 +45,14 @@ class Judged:
 
     Attributes:
         name: of the arm.
-        generator: that is drawn from.
+        generator: that is drawn from; of a VAE with the source of its latents.
         tokenizer: of its ids.
         weights: tells one set of weights from another.
         step, training_seed: of its checkpoint; None where it was not trained.
     """
 
     name: str
-    generator: Generator | Mixture | NgramGenerator
+    generator: Generator | LSTMGenerator | LatentGenerator | Mixture | NgramGenerator
     tokenizer: Tokenizer
     weights: str
     step: int | None = None
@@ -62,7 +72,7 @@ class Judged:
         )
 
     def nll(self, dataset: TokenDataset, device: torch.device) -> torch.Tensor:
-        """Exact negative log-likelihood (N,) of each row, nats, end counted."""
+        """Exact negative log-likelihood (N,) of each row, nats, end counted; not of a VAE, which has a bound."""
         return text_nll(self.generator, dataset, batch_size=LIKELIHOOD_BATCH, device=device)
 
 
@@ -106,13 +116,29 @@ def reference_arms(
     return found
 
 
+def aggregate_arm(vae: Judged) -> Judged | None:
+    """A VAE whose latents come from the Gaussian that was fitted to its posteriors; None where none was fitted."""
+    generator = vae.generator.at(source="aggregate")
+    mean, factor = generator.vae.aggregate_mean, generator.vae.aggregate_factor
+    if not mean.any() and torch.equal(factor, torch.eye(len(mean)).to(factor)):
+        return None
+    weights = _digest(f"{vae.weights} aggregate".encode())
+    return Judged("vae+aggregate", generator, vae.tokenizer, weights, vae.step, vae.training_seed)
+
+
 class HeldOut:
     """Likelihood of real text: ``nll`` and ``nll_text`` of the held-out split, ``nll_gen`` of training text.
 
-    All are exact, at temperature 1, with the end of text counted, in nats a token; ``nll_text`` is in nats a text, and
-    ``nll_known`` over the texts without <unk>. With a true distribution, ``kl_to_model`` is KL(truth || model), nats a
-    text; it needs every held-out text whole, and is left out where some were cut or dropped as too long.
-    Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
+    All are exact, at temperature 1, with the end of text counted, in nats a token; ``nll_text`` is in nats a text,
+    ``nll_known`` over the texts without <unk>, and ``ppl`` is exp(nll). With a true distribution, ``kl_to_model`` is
+    KL(truth || model), nats a text; it needs every held-out text whole, and is left out where some were cut or dropped
+    as too long. Leave-group-out values leave out the real texts of group ``i % G``, the same ones for every arm.
+
+    Of a VAE all these are upper bounds, importance-weighted over ``iw_samples`` draws of the posterior, ``nll_gen``
+    over :data:`MOST_BOUNDED` of the training texts at most. With it come ``recon``, ``shuffled_recon``, ``kl``,
+    ``elbo`` (nats a text), ``mi`` and ``active_units`` of the held-out texts. Where the latents come from the fitted
+    aggregate posterior, the bound is that of this model, and the latent has no values of its own; where they come
+    from a GAN, which has no density, there is no bound, and the values of the latent have no ``kl`` and ``elbo``.
     """
 
     def __init__(
@@ -124,6 +150,7 @@ class HeldOut:
         most_train: int,
         entropy: float | None = None,
         texts: int | None = None,
+        iw_samples: int = IW_SAMPLES,
     ):
         """``most_train``: of the training texts so many, drawn with a fixed seed; ``entropy`` of the truth, nats.
 
@@ -133,29 +160,85 @@ class HeldOut:
         self.held_out, self.unk_id, self.entropy = held_out, tokenizer.unk_id, entropy if whole else None
         pieces = "\n".join(tokenizer.tokens(range(tokenizer.vocab_size)))
         self._vocabulary = f"{tokenizer.vocab_size} ids, SHA-256 {_digest(pieces.encode())}"
-        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:most_train].sort().values
-        self.train = train.select(rows)
+        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:most_train]
+        self.train = train.select(rows.sort().values)
+        self.bounded_train = train.select(rows[:MOST_BOUNDED].sort().values)
+        self.iw_samples = iw_samples
+        self._bounds: dict[tuple[TextVAE, TokenDataset], dict[str, np.ndarray]] = {}
 
     def signature(self) -> dict[str, Any]:
         """What moves the values; a token of another vocabulary is another unit, of ``nll_div`` too."""
         parts = {"texts": len(self.held_out), "train_texts": len(self.train), "temperature": 1}
+        parts["iw_samples"] = self.iw_samples
         return {"held_out": {**parts, "vocabulary": self._vocabulary}}
 
-    def __call__(self, arm: Judged, device: torch.device) -> Scores:
-        """The values of an arm."""
+    def __call__(self, arm: Judged, device: torch.device, between: Callable[[], None] = lambda: None) -> Scores:
+        """The values of an arm; ``between`` is called now and then, and what it raises ends the work."""
+        found, counts = {}, {}
+        if not isinstance(arm.generator, LatentGenerator):
+            nll, train = (arm.nll(texts, device).cpu().numpy() for texts in (self.held_out, self.train))
+            found = self._likelihood(nll, train, self.train)
+        else:
+            if arm.generator.has_density:
+                texts = (self.held_out, self.bounded_train)
+                nll, train = (self._bound(arm.generator, part, device, between) for part in texts)
+                found = self._likelihood(nll, train, self.bounded_train)
+            if arm.generator.source != "aggregate" and len(self.held_out) > 1:
+                of_latent, counts = self._latent(arm.generator, device)
+                found |= of_latent
+        values = {name: value for name, (value, _) in found.items()} | counts
+        return Scores(values, self.signature(), {name: groups for name, (_, groups) in found.items()})
+
+    def _likelihood(
+        self, nll: np.ndarray, nll_train: np.ndarray, train: TokenDataset
+    ) -> dict[str, tuple[float, np.ndarray]]:
+        """Values with leave-group-out values, from negative log-likelihoods of held-out and of training texts."""
         lengths, ones = self.held_out.lengths.numpy(), np.ones(len(self.held_out))
-        nll = arm.nll(self.held_out, device).cpu().numpy()
         found = {"nll": ratio_by_group(nll, lengths), "nll_text": ratio_by_group(nll, ones)}
+        rate, rates = found["nll"]
+        found["ppl"] = (math.exp(min(rate, 700)), np.exp(np.minimum(rates, 700)))
         if self.unk_id is not None:
             known = ~self.held_out.rows_with(self.unk_id).numpy()
             if 0 < known.sum() < len(known) and len(set(np.flatnonzero(known) % GROUPS)) > 1:
                 found["nll_known"] = ratio_by_group(nll * known, lengths * known)
-        found["nll_gen"] = ratio_by_group(arm.nll(self.train, device).cpu().numpy(), self.train.lengths.numpy())
+        found["nll_gen"] = ratio_by_group(nll_train, train.lengths.numpy())
         if self.entropy is not None:
             value, groups = found["nll_text"]
             found["kl_to_model"] = (value - self.entropy, groups - self.entropy)
-        values = {name: value for name, (value, _) in found.items()}
-        return Scores(values, self.signature(), {name: groups for name, (_, groups) in found.items()})
+        return found
+
+    def _bound(
+        self, generator: LatentGenerator, dataset: TokenDataset, device: torch.device, between: Callable[[], None]
+    ) -> np.ndarray:
+        """Upper bounds (N,) of negative log-likelihoods; of all sources of one VAE found at once."""
+        key = (generator.vae, dataset)
+        if key not in self._bounds:
+            sources = ("prior", "aggregate")
+            found = importance_nlls(
+                [generator.at(source=source, z_temperature=1.0) for source in sources],
+                dataset,
+                k=self.iw_samples,
+                seed=LIKELIHOOD_SEED,
+                batch_size=LIKELIHOOD_BATCH,
+                device=device,
+                between=between,
+            )
+            self._bounds[key] = dict(zip(sources, found.numpy(), strict=True))
+        return self._bounds[key][generator.source]
+
+    def _latent(
+        self, generator: LatentGenerator, device: torch.device
+    ) -> tuple[dict[str, tuple[float, np.ndarray]], dict[str, float]]:
+        """What the latent of a VAE does on held-out texts: means with leave-group-out values, and values without."""
+        values, texts = latent_values(
+            generator.vae, self.held_out, seed=LIKELIHOOD_SEED, batch_size=LIKELIHOOD_BATCH, device=device
+        )
+        per_text = {"recon": texts.recon, "shuffled_recon": texts.shuffled_recon}
+        if generator.source == "prior":
+            per_text |= {"kl": texts.kl, "elbo": texts.recon + texts.kl}
+        ones = np.ones(len(self.held_out))
+        means = {name: ratio_by_group(nats.numpy(), ones) for name, nats in per_text.items()}
+        return means, {name: values[name] for name in ("mi", "active_units")}
 
 
 def check_is_run(run: Path) -> None:

@@ -3,8 +3,8 @@
 ``test_reads.json``: how often evaluations of this run have read the test split, when, and by which command. Selection
 reads dev; a number of the test split that was looked at often is worth less, and says so.
 
-``super_baseline.json``: for each arm trained by maximum likelihood alone, the best value of each metric over all
-samplers, and which sampler that was: what an adversarial arm has to beat.
+``super_baseline.json``: for each arm trained by maximum likelihood, or a bound of it, alone, the best value of each
+metric over all samplers, and which sampler that was: what an adversarial arm has to beat.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textgan.errors import UserError
 from textgan.metrics.suite import better
 from textgan.training.checkpoint import write_atomically
 
-MLE_ARMS = ("mle", "continued", "mle+kneser_ney")
+MLE_ARMS = ("mle", "continued", "mle+kneser_ney", "vae", "vae+aggregate")
 
 
 def read_json(path: Path) -> dict[str, Any]:

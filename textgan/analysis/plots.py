@@ -16,7 +16,7 @@ from textgan.errors import UserError
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#8c6d31")
-MARKERS = {"temperature": "o", "top_p": "s", "top_k": "^", "typical_p": "D", "rejection": "x"}
+MARKERS = {"temperature": "o", "top_p": "s", "top_k": "^", "typical_p": "D", "rejection": "x", "z_temperature": "P"}
 # Whichever of these is installed draws Chinese names; DejaVu Sans comes with matplotlib.
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
 FORMATS = ("png", "svg")

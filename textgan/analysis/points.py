@@ -22,6 +22,7 @@ import numpy as np
 from textgan.errors import UserError
 
 FORMAT = 1
+IW_SAMPLES = 100  # latents a text in the bound of a likelihood, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Point:
     """One operating point: an arm (a generator to be judged), a sampler, and what its texts were found to be.
 
     Attributes:
-        arm: ``mle``, ``adversarial``, ``continued``, ``kneser_ney`` ...; for text files the name they begin with.
+        arm: ``mle``, ``adversarial``, ``vae``, ``kneser_ney`` ...; for text files the name they begin with.
         sampler: canonical spec such as ``temperature=0.8``.
         split: ``dev`` or ``test``: where references and held-out text come from.
         n: number of texts.
@@ -97,6 +98,7 @@ def read_point(path: Path, *, texts: bool = True) -> Point:
         raise UserError(f"{path} is no record of `textgan evaluate` ({error}); delete it and evaluate again") from None
     if version != FORMAT:
         raise UserError(f"{path} has format {version}, this textgan reads {FORMAT}; delete it and evaluate again")
+    record["signature"] = filled_in(record["signature"])
     record["groups"] = {name: np.array(values) for name, values in record["groups"].items()}
     if texts:
         try:
@@ -106,6 +108,13 @@ def read_point(path: Path, *, texts: bool = True) -> Point:
             raise UserError(f"the texts of {path} cannot be read ({error}); delete it and evaluate again") from None
         record["texts"] = read_texts(path)
     return Point(**record)
+
+
+def filled_in(signature: dict[str, Any]) -> dict[str, Any]:
+    """A signature as it is written now: one from before there were models with latents had none to draw."""
+    if "temperature" not in signature.get("held_out", {}):
+        return signature
+    return {**signature, "held_out": {"iw_samples": IW_SAMPLES, **signature["held_out"]}}
 
 
 def read_texts(path: Path, count: int | None = None) -> list[str]:

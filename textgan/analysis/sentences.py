@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from textgan.analysis.judged import BOUNDED
 from textgan.analysis.matched import Matched
 
 # Endings that only say what a number was computed with; the plain name serves where it is the only one.
@@ -100,10 +101,33 @@ def joint_sentence(joint: Mapping[str, Any]) -> str:
     arm, against, best = joint["arm"], joint["against"], joint["best"]
     told = ", ".join(f"{name} {_number(best[name]['value'])}{_at(best[name]['sampler'])}" for name in (arm, against))
     low, high = joint["difference"]["lower"], joint["difference"]["upper"]
-    words = {1: "is better", -1: "is worse", 0: "is not shown to differ"}[(low > 0) - (high < 0)]
+    sign = (low > 0) - (high < 0)
+    words = {1: "is better", -1: "is worse", 0: "is not shown to differ"}[sign]
+    if _worse_by_bound(joint):
+        words = {1: "is better than the bound", -1: "is worse by its bound"}[sign]
     gain = f"gain {_with_interval(joint['difference'], 'mean')}"
     what = readable(joint["metric"])
-    return f"{what}: {arm} {words} ({told}; {gain})."
+    return f"{what}: {arm} {words} ({told}; {gain}).{_of_bounds(joint)}"
+
+
+def _worse_by_bound(joint: Mapping[str, Any]) -> str | None:
+    """The arm that is worse by a value that is an upper bound of its own alone, where there is one."""
+    low, high = joint["difference"]["lower"], joint["difference"]["upper"]
+    worse = joint["arm"] if high < 0 else joint["against"] if low > 0 else None
+    return worse if worse in joint.get("bounded", []) else None
+
+
+def _of_bounds(joint: Mapping[str, Any]) -> str:
+    """What a value that is an upper bound of an arm's own leaves open."""
+    bounded = joint.get("bounded", [])
+    if not bounded:
+        return ""
+    are = "are upper bounds" if len(bounded) > 1 else "is an upper bound"
+    told = f" The value of {' and '.join(bounded)} {are}, importance-weighted"
+    worse = _worse_by_bound(joint)
+    if worse is not None:
+        return f"{told}: that {worse} itself is worse is not proven."
+    return f"{told}: the truth may be lower, not higher."
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
@@ -166,7 +190,8 @@ def _joint_words(arm: str, against: str, joints: Iterable[Mapping[str, Any]]) ->
     for joint in joints:
         if (joint["arm"], joint["against"]) == (arm, against):
             low, high = joint["difference"]["lower"], joint["difference"]["upper"]
-            groups[(low > 0) - (high < 0)].append(readable(joint["metric"]))
+            bound = " (upper bound)" if joint.get("bounded") else ""
+            groups[(low > 0) - (high < 0)].append(readable(joint["metric"]) + bound)
     words = {1: "better", -1: "worse", 0: "not shown to differ"}
     told = [f"{words[sign]} by {', '.join(names)}" for sign, names in groups.items() if names]
     return [f"at its best sampler {', '.join(told)}"] if told else []
@@ -268,6 +293,13 @@ def notes(comparison: Mapping[str, Any], signature: Mapping[str, Any]) -> list[s
         )
     if len(comparison["pairs"]) > 1:
         lines.append("each band is simultaneous along its own front, not over several pairs of metrics")
+    bounded = [arm["name"] for arm in comparison["arms"] if arm["kind"] in BOUNDED]
+    if bounded:
+        draws = signature.get("held_out", {}).get("iw_samples")
+        lines.append(
+            f"held-out NLL, perplexity and KL(truth || model) of {' and '.join(bounded)} are upper bounds, importance-"
+            f"weighted over {draws} draws of each text's latent; those of the other arms are exact"
+        )
     for run, count in comparison["test_reads"].items():
         lines.append(f"{run}: {count} look{'s' if count > 1 else ''} at the test split so far")
     return lines

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textgan.analysis.judged import REFERENCES
+from textgan.analysis.judged import DERIVED, REFERENCES
 from textgan.analysis.ledger import read_json, test_reads
+from textgan.analysis.points import filled_in
 from textgan.analysis.runs import Record, Source, choose_folders, records_of
 from textgan.errors import UserError
 from textgan.sampling.samplers import parse_samplers
@@ -49,8 +50,8 @@ class Arm:
 
     @property
     def trained(self) -> bool:
-        """Whether it is to be judged, and no reference row."""
-        return self.kind not in REFERENCES
+        """Whether it is to be judged, and no row that is only shown beside."""
+        return self.kind not in (*REFERENCES, *DERIVED)
 
     def having(self, *metrics: str, family: str | None = None) -> list[str]:
         """Samplers (of one family) at which all these metrics are known for every seed."""
@@ -183,7 +184,7 @@ def _arm(name: str, key: Key, title: str, seeds: dict[int, dict[str, Record]], n
 
 def _place(arm: Arm) -> int:
     """Arms of a run in their order, then those of files, then references."""
-    kinds = (*ARMS, None, *REFERENCES)
+    kinds = (*ARMS, *DERIVED, None, *REFERENCES)
     return kinds.index(arm.kind if arm.kind in kinds else None)
 
 
@@ -230,6 +231,6 @@ def _real(sources: Sequence[Source], folders: set[str], signature: dict[str, Any
     for source in sources:
         for folder in sorted(folders):
             content = read_json(source.folder / "evaluation" / folder / "real.json")
-            if content.get("signature") == signature:
+            if content and filled_in(content["signature"]) == signature:
                 return content["values"]
     return {}

@@ -26,7 +26,7 @@ from textgan.training.checkpoint import write_atomically
 from textgan.training.experiment import say
 from textgan.training.progress import Progress
 
-NAME = re.compile(rf"(?P<arm>.+)_(?P<point>(?:(?:{'|'.join(FAMILIES)})=)?\d+(?:\.\d+)?)_(?P<seed>\d+)")
+NAME = re.compile(rf"(?P<arm>.+?)_(?P<point>(?:(?:{'|'.join(FAMILIES)})=)?\d+(?:\.\d+)?)_(?P<seed>\d+)")
 FEWEST = 2 * GROUPS  # texts of a file: two in each group of the jackknife
 
 

@@ -10,7 +10,11 @@ import click
 
 @click.command(short_help="Certify what a critic could still teach a generator.")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--arm", metavar="NAME", help="mle, adversarial or continued.  [default: adversarial, else mle]")
+@click.option(
+    "--arm",
+    metavar="NAME",
+    help="mle, adversarial, continued, vae or latent_gan.  [default: adversarial, else the first there is]",
+)
 @click.option(
     "--critic",
     type=click.Choice(["own", "wide", "both", "all"]),

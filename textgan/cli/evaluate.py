@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Metrics of the table, where no protocol names others; of those with * one for each embedder or language model.
 HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_*", "lm_*", "rlm_*", "valid", "kl_to_model", "copies")
+OF_LATENTS = ("recon", "kl", "mi", "active_units")  # shown behind these, where some arm has latents
 FIXED = ("n", "seed", "samplers", "embedders", "lm")  # options that a protocol decides
 SMALLEST_N = 40  # two texts in each group of the jackknife
 
@@ -31,15 +32,16 @@ SMALLEST_N = 40  # two texts in each group of the jackknife
 @click.option(
     "--arms",
     metavar="NAME,...",
-    help="Only these generators, at all samplers: of mle, adversarial, continued, kneser_ney (n-gram model of the"
-    " training text), mle+kneser_ney (mixture).  [default: all there are; n-grams at temperature 1 only]",
+    help="Only these generators, at all samplers: of mle, adversarial, continued, vae, latent_gan, vae+aggregate"
+    " (latents of the fitted aggregate posterior), kneser_ney (n-gram model of the training text), mle+kneser_ney"
+    " (mixture).  [default: all there are; n-grams and vae+aggregate at temperature 1 only]",
 )
 @click.option(
     "--samplers",
     multiple=True,
     metavar="LIST",
     help="Operating points, such as temperature=0.5:1.3:0.1,top_p=0.9; families: temperature, top_p, top_k, typical_p,"
-    " rejection (by own likelihood).  [default: 24 points]",
+    " rejection (by own likelihood), z_temperature (of latents).  [default: 24 points, 3 more for arms with latents]",
 )
 @click.option(
     "-n", "--n", type=click.IntRange(min=SMALLEST_N), default=10_000, show_default=True, help="Texts a point."
@@ -71,6 +73,13 @@ SMALLEST_N = 40  # two texts in each group of the jackknife
     help="Language models for forward and reverse scores; may be repeated. neural trains three on the texts of each"
     " point.  [default: kn]",
 )
+@click.option(
+    "--iw-samples",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Latents drawn for each text to bound the likelihood of a VAE; runs compare at equal numbers. Papers: 500.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print values and intervals as JSON.")
 @click.pass_context
@@ -86,6 +95,7 @@ def evaluate(
     list_protocols: bool,
     embedders: tuple[str, ...],
     lm: tuple[str, ...],
+    iw_samples: int,
     device: str,
     as_json: bool,
 ) -> None:
@@ -102,6 +112,7 @@ def evaluate(
         raise click.UsageError("give the folder of a run, such as runs/NAME, or --list-protocols")
     commanded = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     given = {"n": n, "seed": seed, "samplers": samplers, "embedders": embedders, "lm": lm, "split": split}
+    given["iw_samples"] = iw_samples
     sweep = _sweep({name: value for name, value in given.items() if name in commanded}, protocol_name, arms)
 
     from textgan.analysis.evaluate import evaluate as evaluate_run
@@ -124,17 +135,21 @@ def evaluate(
 def _headline(sweep: Sweep) -> tuple[str, ...]:
     """Names of the metrics of the table."""
     if sweep.protocol is not None:
-        return sweep.protocol.headline
+        return (*sweep.protocol.headline, *OF_LATENTS)
     embedders = [name.partition(":")[0] for name in sweep.embedders]
     ends = {"frechet_*": embedders, "lm_*": sweep.lm, "rlm_*": sweep.lm}
-    return tuple(name[:-1] + end if name in ends else name for name in HEADLINE for end in ends.get(name, [""]))
+    own = tuple(name[:-1] + end if name in ends else name for name in HEADLINE for end in ends.get(name, [""]))
+    return (*own, *OF_LATENTS)
 
 
 def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -> Sweep:
-    """What is asked for: defaults, then the protocol's, then what was given, where the protocol leaves it open."""
+    """What is asked for: defaults, then the protocol's, then what was given, where the protocol leaves it open.
+
+    Protocols fix how tokens are drawn; temperatures of latents go with them where nothing is given.
+    """
     from textgan.analysis.evaluate import Sweep
     from textgan.analysis.protocols import find_protocol
-    from textgan.sampling.samplers import DEFAULT_SAMPLERS, parse_samplers
+    from textgan.sampling.samplers import DEFAULT_SAMPLERS, LATENT_SAMPLERS, parse_samplers
 
     protocol: Protocol | None = None if protocol_name is None else find_protocol(protocol_name)
     values: dict[str, Any] = {"samplers": DEFAULT_SAMPLERS}
@@ -145,7 +160,7 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
                 shown = fixed[name] if isinstance(fixed[name], int) else ",".join(fixed[name])
                 flag = "--embedder" if name == "embedders" else f"--{name}"
                 raise UserError(f"{protocol} fixes {name}={shown}; leave {flag} away, or leave --protocol away")
-        values |= fixed
+        values |= fixed | {"samplers": (*fixed["samplers"], LATENT_SAMPLERS)}
     values |= given
     for name in ("embedders", "lm"):
         if name in values:
@@ -157,10 +172,11 @@ def _sweep(given: dict[str, Any], protocol_name: str | None, arms: str | None) -
 
 def _within(name: str, given: Any, fixed: Any) -> bool:
     """Whether what was given is the protocol's, or some of its samplers: each point is the same without the others."""
-    from textgan.sampling.samplers import parse_samplers
+    from textgan.sampling.samplers import LATENT_FAMILY, parse_samplers
 
     if name == "samplers":
-        return set(parse_samplers(given)) <= set(parse_samplers(fixed))
+        of_tokens = {sampler for sampler in parse_samplers(given) if sampler.family != LATENT_FAMILY}
+        return of_tokens <= set(parse_samplers(fixed))
     return set(given) == set(fixed) if name in ("embedders", "lm") else given == fixed
 
 

@@ -1,6 +1,6 @@
 """What a VAE makes of real texts: a bound of their likelihood, and how its latent is used."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -77,24 +77,46 @@ def importance_nll(
     Raises:
         ValueError: no draws, or a source of latents without density.
     """
+    generator = model if isinstance(model, LatentGenerator) else LatentGenerator(model)
+    return importance_nlls([generator], dataset, k=k, seed=seed, batch_size=batch_size, device=device)[0]
+
+
+@torch.no_grad()
+def importance_nlls(
+    generators: Sequence[LatentGenerator],
+    dataset: Rows,
+    *,
+    k: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+    between: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """:func:`importance_nll` (S, N) of S generators that differ in their source of latents alone, at the cost of one.
+
+    ``between`` is called before each batch that the decoder reads, and what it raises ends the work.
+    """
     if k < 1:
         raise ValueError(f"`k={k}` must be at least 1")
-    generator = model if isinstance(model, LatentGenerator) else LatentGenerator(model)
-    if not generator.has_density:
+    vae = generators[0].vae
+    if any(generator.vae is not vae for generator in generators):
+        raise ValueError("the generators must be of one VAE")
+    if not all(generator.has_density for generator in generators):
         raise ValueError("latents of a GAN have no density, so there is no bound of the likelihood")
-    vae, nll = generator.vae, torch.zeros(len(dataset), dtype=torch.float64)
+    nll = torch.zeros(len(generators), len(dataset), dtype=torch.float64)
     with _eval_mode(vae):
         for rows, batch, features in _encoded(vae, dataset, batch_size, device):
             noise = _noise(vae, seed, rows, k)  # (B, k, Z)
             log_weights = []
             for part in noise.split(max(1, batch_size // len(rows)), dim=1):
+                between()
                 draws = part.size(1)
                 ids, lengths, x = (t.repeat_interleave(draws, dim=0) for t in (*batch, features))
                 drawn = vae.infer(x, part.flatten(0, 1))
-                log_p = vae.log_likelihood(ids, lengths, drawn.z).double()
-                log_ratio = generator.log_density(drawn).double() - drawn.log_q.double()
-                log_weights.append((log_p + log_ratio).view(len(rows), draws))
-            nll[rows] = -importance_bound(torch.cat(log_weights, dim=1)).cpu()
+                log_p = vae.log_likelihood(ids, lengths, drawn.z).double() - drawn.log_q.double()
+                every = torch.stack([log_p + generator.log_density(drawn).double() for generator in generators])
+                log_weights.append(every.view(len(generators), len(rows), draws))
+            nll[:, rows] = -importance_bound(torch.cat(log_weights, dim=2)).cpu()
     return nll
 
 

@@ -14,24 +14,31 @@ import numpy as np
 
 from textgan.errors import UserError
 from textgan.models.generator import Generator
+from textgan.models.lstm import LSTMGenerator
 from textgan.sampling.decode import Sample, generate
+from textgan.sampling.latent import LatentGenerator
+from textgan.sampling.mixture import Mixture, NgramGenerator
 from textgan.sampling.streams import row_uniforms
 
 # Open interval of the values that each family allows. What lies at an end is plain sampling or no sampling at all, so
-# one distribution has one name. top_k: whole numbers.
+# one distribution has one name. top_k: whole numbers. z_temperature: for models with latents only.
 FAMILIES = {
     "temperature": (0, math.inf),
     "top_p": (0, 1),
     "top_k": (0, math.inf),
     "typical_p": (0, 1),
     "rejection": (0, math.inf),
+    "z_temperature": (0, math.inf),
 }
+LATENT_FAMILY = "z_temperature"
+LATENT_SAMPLERS = "z_temperature=0.5,0.75,1.25"
 DEFAULT_SAMPLERS = (
     "temperature=0.5:1.3:0.1,0.95,1.05",
     "top_p=0.8,0.9,0.95",
     "top_k=10,40,100",
     "typical_p=0.2,0.5,0.9,0.95",
     "rejection=0.5,1,2",
+    LATENT_SAMPLERS,
 )
 MOST_IN_RANGE = 1000
 # Rejection: candidates that each text is chosen from.
@@ -56,6 +63,10 @@ class Sampler:
         """Whether it changes nothing: ancestral sampling from the model itself."""
         return self == PLAIN
 
+    def fits(self, generator: object) -> bool:
+        """Whether this model can be drawn from so: temperatures of latents are for models that have some."""
+        return self.family != LATENT_FAMILY or isinstance(generator, LatentGenerator)
+
 
 PLAIN = Sampler("temperature", 1.0)
 
@@ -64,7 +75,7 @@ def parse_samplers(specs: str | Iterable[str]) -> list[Sampler]:
     """The samplers of one or several lists such as ``temperature=0.5:1.3:0.1,0.95,top_k=10,40``.
 
     A name holds until the next one; ``a:b:step`` is a range with both ends. Each sampler comes once: families in the
-    order of :data:`FAMILIES`, values ascending.
+    order of :data:`FAMILIES`, values ascending. ``z_temperature=1`` is plain sampling, ``temperature=1``.
 
     Raises:
         UserError: an unknown family, or a value that is none or out of range.
@@ -108,9 +119,9 @@ def _checked(family: str, value: float, spec: str) -> Sampler:
     if not (low < value < high and whole):  # false for NaN too
         what = "a whole number" if family == "top_k" else "a number"
         top = "" if high == math.inf else f" and below {high:g}"
-        plain = f" (plain sampling is {PLAIN})" if family != "temperature" else ""
+        plain = f" (plain sampling is {PLAIN})" if "temperature" not in family else ""
         raise UserError(f"samplers {spec!r}: {family}={value:g}: give {what} above {low:g}{top}{plain}")
-    return Sampler(family, value)
+    return PLAIN if (family, value) == (LATENT_FAMILY, 1) else Sampler(family, value)
 
 
 class Drawn(NamedTuple):
@@ -119,7 +130,7 @@ class Drawn(NamedTuple):
     Attributes:
         ids: what was written, the closing token included where there is one.
         log_probs: (N,) float64, nats, end token counted: of the model itself at temperature 1, nothing banned,
-            however the texts were drawn.
+            however the texts were drawn. Of a VAE given the texts' own latents, log p(x|z).
         truncated: (N,) bool, True where a text was cut at its longest length.
     """
 
@@ -144,12 +155,15 @@ class Drawer:
     plain text of that slot, with probabilities proportional to exp(b z); z is the log-probability a token under the
     model, standardised over all candidates. One uniform number a slot decides, for all b, along the candidates in the
     order of z: so a higher b never exchanges a text for a less likely one. Unlike temperature, it sharpens the
-    distribution of whole texts.
+    distribution of whole texts. Of a VAE each candidate has a latent of its own, and as its log p(x) is not known, the
+    log-probability is log p(x|z): chosen are texts that their latent is sure of.
+
+    ``z_temperature=t`` scales the noise that the latents of a VAE are made of; tokens are drawn at temperature 1.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | LSTMGenerator | LatentGenerator | Mixture | NgramGenerator,
         n: int,
         *,
         eos_id: int,
@@ -182,13 +196,21 @@ class Drawer:
         return max(0, _candidates(sampler) - drawn) * self._per_set if _candidates(sampler) else self._per_set
 
     def __call__(self, sampler: Sampler, between: Callable[[], None] | None = None) -> Drawn:
-        """The texts of ``sampler``; ``between`` is called before each batch, and what it raises ends the drawing."""
+        """The texts of ``sampler``; ``between`` is called before each batch, and what it raises ends the drawing.
+
+        Raises:
+            ValueError: a temperature of latents, and the generator has none.
+        """
+        if not sampler.fits(self.generator):
+            raise ValueError(f"{sampler} is for models with latents")
         for j in range(len(self._plain), _candidates(sampler)):
             self._plain.append(self._draw({}, j * _STREAM_STRIDE, between))
         if sampler.plain:
             return self._plain[0]
         if sampler.family == "rejection":
             return self._choose(sampler.value)
+        if sampler.family == LATENT_FAMILY:
+            return self._draw({}, 0, between, self.generator.at(z_temperature=sampler.value))
         value = int(sampler.value) if sampler.family == "top_k" else sampler.value
         return self._draw({sampler.family: value}, 0, between)
 
@@ -196,14 +218,20 @@ class Drawer:
     def _per_set(self) -> int:
         return -(-self.n // self.batch_size)
 
-    def _draw(self, settings: dict[str, float], first_row: int, between: Callable[[], None] | None) -> Drawn:
+    def _draw(
+        self,
+        settings: dict[str, float],
+        first_row: int,
+        between: Callable[[], None] | None,
+        generator: LatentGenerator | None = None,
+    ) -> Drawn:
         samples: list[Sample] = []
         for start in range(0, self.n, self.batch_size):
             if between is not None:
                 between()
             rows = min(self.batch_size, self.n - start)
             samples += generate(
-                self.generator,
+                generator or self.generator,
                 [[]] * rows,
                 batch_size=rows,
                 first_index=first_row + start,

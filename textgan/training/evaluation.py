@@ -146,11 +146,12 @@ class Evaluator:
         """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity.
 
         Of a VAE the bound of ``draws`` latents a text (none: ``evaluation.iw_samples``), and what its latent does;
-        where latents come from a GAN there is no density, so the latter alone.
+        where latents come from a GAN there is no density, so the latter alone, without what compares with the prior.
         """
         settings = self.settings
         if isinstance(generator, LatentGenerator) and not generator.has_density:
-            return self._latent(generator.vae, dataset)
+            values = self._latent(generator.vae, dataset)
+            return {name: value for name, value in values.items() if name not in ("vae/elbo_nll", "vae/kl")}
         nll = text_nll(
             generator,
             dataset,

@@ -110,7 +110,7 @@ def arm_lines(phases: dict[str, Any]) -> list[str]:
         if fitted:
             lines.append(
                 f"{name}: calibrated on dev: temperature {fitted['temperature']:.3f}, <unk> bias "
-                f"{fitted['unk_bias']:+.2f}, {'reconstruction' if bound else 'nll'} "
+                f"{fitted['unk_bias']:+.2f}, {'reconstruction' if 'recon' in entry['metrics'] else 'nll'} "
                 f"{fitted['nll_before']:.4f} -> {fitted['nll_after']:.4f}"
             )
         elif "calibration" in entry:

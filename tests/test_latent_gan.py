@@ -27,6 +27,7 @@ from textgan.training.latent_gan import (
     mapper_step,
     set_rates,
     set_up,
+    shown,
 )
 from textgan.training.seeding import stream
 
@@ -61,7 +62,8 @@ def setting(vae=None, **options):
     )
     torch.manual_seed(0)
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 8, "dropout": 0.0}
-    parent = TextVAE(TransformerEncoder(V, LENGTH, **shape), Generator(V, LENGTH, **shape), Z)
+    encoder, decoder = TransformerEncoder(V, LENGTH, **shape), Generator(V, LENGTH, **shape)
+    parent = TextVAE(encoder, decoder, Z, bn_gamma=config.vae.bn_gamma)
     for parameter in parent.parameters():
         parameter.data.add_(torch.randn_like(parameter) / 2)
     players = set_up(run, parent.eval())
@@ -294,6 +296,13 @@ def test_learning_rates_are_set_for_whatever_moves():
     assert set(set_rates(players, run.config.latent_gan, 0)) == {"schedule/lr", "schedule/lr_d"}
 
 
+def test_dev_must_have_texts_to_compare_with():
+    run, _, parent = setting()
+    run.dev = dataset(ROWS[:1])
+    with pytest.raises(UserError, match="there is only 1; give more dev texts"):
+        set_up(run, parent)
+
+
 def steps(run, players, first, last):
     for done in range(first, last):
         set_rates(players, run.config.latent_gan, done)
@@ -339,6 +348,23 @@ def test_players_go_on_to_the_bit(weight, ema):
     for one, other in ((whole.model, second.model), (whole.critic, second.critic), (whole.mapper, second.mapper)):
         pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_looking_at_a_batch_norm_does_not_change_what_is_trained(ema):
+    run, players, _ = setting({"bn_gamma": 0.5}, encoder_weight=1.0, ema=ema, lr_vae=0.05)
+    steps(run, players, 0, 2)
+    kept = copy.deepcopy(players.state_dict())
+    model = shown(run, players)
+    batch = run.train.batch(range(6))
+    means = model.infer(model.encode(batch.targets, batch.lengths), torch.zeros(6, Z)).mu
+    torch.testing.assert_close(means.var(0, correction=0), torch.full((Z,), 0.25), atol=1e-3, rtol=0)
+    stale = players.model.bn[0].running_mean
+    assert not torch.allclose(model.bn[0].running_mean, stale)
+    after = players.state_dict()
+    assert all(torch.equal(kept["vae"][name], after["vae"][name]) for name in kept["vae"])
+    run, players, _ = setting({"bn_gamma": 0.5})
+    assert shown(run, players) is players.vae  # frozen: its statistics are those of the phase before
 
 
 # ------------------------------------------------------------------------------------------------- a toy

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from textgan.config import LatentGan
 from textgan.data.dataset import BatchPlan
+from textgan.errors import UserError
 from textgan.models.latent_gan import LatentCritic, LatentMapper
 from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, word_dropout
@@ -30,7 +31,7 @@ from textgan.training.finish import finish_arm
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream, stream_seed
-from textgan.training.vae_evaluation import fit_aggregate
+from textgan.training.vae_evaluation import fit_aggregate, fit_batch_norm
 
 RELATIVISTIC = ("rsgan", "ragan")  # the losses whose generator also looks at the scores of real codes
 
@@ -59,7 +60,7 @@ class Players:
 
     @property
     def model(self) -> TextVAE:
-        """The VAE with the generator of latents, as it is evaluated, sampled and saved."""
+        """The VAE with the generator of latents, whose weights are evaluated and saved: see :func:`shown`."""
         return self.average.module if self.joint else self.vae
 
     def _kept(self) -> dict[str, Any]:
@@ -113,11 +114,12 @@ def train_latent_gan(
                 run.logger.scalars(step, {f"train/{k}": v for k, v in numbers.items()} | schedule)
                 run.logger.perf(step, {"steps_per_s": progress.rate("steps")})
                 progress.show(g_loss=numbers["g_loss"], d_acc=numbers["d_acc"])
-            values, best = {}, False
+            values, best, model = {}, False, None
             if step % config.evaluation.every == 0 or step == end:
                 run.check_finite(step, **found)
                 with progress.paused():
-                    values = evaluate(run, players.model, step)
+                    model = shown(run, players)
+                    values = evaluate(run, model, step)
                 best = players.selection.update(values["latent/mmd"], step)
                 progress.show(mmd=values["latent/mmd"])
             interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
@@ -126,7 +128,7 @@ def train_latent_gan(
                 run.check_finite(step, **found)
                 run.save(
                     run.step_name(step),
-                    generator=players.model,
+                    generator=shown(run, players) if model is None else model,
                     phase="latent_gan",
                     step=step,
                     state={"phase": "latent_gan", "step": step, "start": start, "players": players.state_dict()},
@@ -141,6 +143,8 @@ def train_latent_gan(
 def set_up(run: Experiment, parent: TextVAE) -> Players:
     """A copy of the parent, and both players of the GAN on its whitened codes, at their start."""
     config, settings = run.config, run.config.latent_gan
+    if len(run.dev) < 2:
+        raise UserError("latent_gan is judged by the codes of dev texts, and there is only 1; give more dev texts")
     vae = copy.deepcopy(parent).requires_grad_(False).eval()
     vae.latent_generator = None
     seed_dropout(config.seed, "init-latent-gan")
@@ -286,6 +290,19 @@ def autoencoder_step(run: Experiment, players: Players, rows: Tensor, done: int)
         "kl": inference.kl.detach().sum(1).mean(),
         "grad_norm_vae": norm,
     }
+
+
+def shown(run: Experiment, players: Players) -> TextVAE:
+    """``players.model`` as it is evaluated and saved.
+
+    A batch norm whose weights move takes its statistics from these weights; in a copy, so that training does not
+    depend on when it is looked at.
+    """
+    if not (players.joint and players.model.bn):
+        return players.model
+    model = copy.deepcopy(players.model)
+    fit_batch_norm(run, model)
+    return model
 
 
 def encoder_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:

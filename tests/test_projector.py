@@ -99,7 +99,8 @@ def test_what_does_not_fit_is_refused(vectors, columns, folder):
 def test_texts_are_shortened_and_labels_and_feelings_left_out_where_there_are_none():
     long = "word " * 40
     columns = text_columns([long, "a\n b"], tokens=[40, 2], labels=[None, None])
-    assert list(columns) == ["text", "tokens"]
+    assert list(columns) == ["text", "tokens", "characters"]
+    assert (columns["tokens"], columns["characters"]) == ([40, 2], [200, 4])
     assert columns["text"][1] == "a b"
     assert len(columns["text"][0]) <= 80
     assert columns["text"][0].endswith("word…")
@@ -126,7 +127,7 @@ def test_without_the_library_the_column_is_missing_and_that_is_said_once(monkeyp
     for cached in (sentiment, projector._say_once):
         cached.cache_clear()
     for text in ("what a wonderful day", "a terrible one"):
-        assert list(text_columns([text], tokens=[4])) == ["text", "tokens"]
+        assert list(text_columns([text], tokens=[4])) == ["text", "tokens", "characters"]
     assert capsys.readouterr().err.count("pip install 'textgan[story]'") == 1
     sentiment.cache_clear()
 
@@ -154,13 +155,13 @@ def test_rows_of_dev_keep_their_text_label_and_numbers(run):
     project_dev(run, vectors, name="means", numbers={"kl": kl})
     served = Served(run.folder.parent)
     head, *table = served.table("one", "means")
-    assert head == ["text", "tokens", "label", "kl"]
+    assert head == ["text", "tokens", "characters", "label", "kl"]
     found = served.vectors("one", "means", 2)
     assert len(table) == len(found) == 60
-    for row, (text, tokens, label, nats) in enumerate(table):
+    for row, (text, tokens, characters, label, nats) in enumerate(table):
         assert text == run.corpus.dev[run.dev.origins[row]]
         assert label == ("low" if text.endswith(" b") else "high")
-        assert int(tokens) == len(text.split()) + 1
+        assert (int(tokens), int(characters)) == (len(text.split()) + 1, len(text))
         assert float(nats) == pytest.approx(row / 7, abs=1e-3)
         assert found[row].tolist() == [row, row]
 
@@ -173,4 +174,4 @@ def test_of_many_rows_some_of_every_part_are_shown(run, monkeypatch):
     assert rows[0] == 0
     assert rows[-1] == 59
     assert len(set(rows)) == 7
-    assert {label for _, _, label in served.table("one", "means")[1:]} == {"low", "high"}
+    assert {row[3] for row in served.table("one", "means")[1:]} == {"low", "high"}

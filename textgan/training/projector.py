@@ -44,12 +44,15 @@ def project_dev(run: Experiment, vectors: Tensor, *, name: str, numbers: Mapping
 def text_columns(
     texts: Sequence[str], *, tokens: Sequence[int], labels: Sequence[str | None] | None = None
 ) -> dict[str, list[object]]:
-    """Columns that tell of texts: ``text`` (shortened), ``tokens``, ``label`` and ``sentiment``.
+    """Columns that tell of texts: ``text`` (shortened), ``tokens``, ``characters``, ``label`` and ``sentiment``.
 
-    ``label`` is there where a text has one. ``sentiment`` is VADER's compound score of English (Hutto and Gilbert
-    2014), from -1 to 1: it is there where the library is installed and finds a feeling in any of the texts.
+    TensorBoard colours numbers along a scale where there are more than 50 different ones, else as ten categories that
+    come again, so the length is there in characters too. ``label`` is there where a text has one. ``sentiment`` is
+    VADER's compound score of English (Hutto and Gilbert 2014), from -1 to 1: it is there where the library is
+    installed and finds a feeling in any of the texts.
     """
     columns: dict[str, list[object]] = {"text": [_shortened(text) for text in texts], "tokens": list(tokens)}
+    columns["characters"] = [len(text) for text in texts]
     if labels and any(label is not None for label in labels):
         columns["label"] = ["none" if label is None else label for label in labels]
     scores = sentiment(tuple(texts))
@@ -76,7 +79,8 @@ def write_projector(folder: str | Path, vectors: Tensor, columns: Mapping[str, S
     Args:
         folder: of the run, that of its event files.
         vectors: (N, Z).
-        columns: at least one, N values each: numbers are coloured along a scale, texts by category (up to 50).
+        columns: at least one, N values each: more than 50 different numbers are coloured along a scale, up to 50
+            different values as categories.
         name: of the entry, and of its two files.
 
     Raises:

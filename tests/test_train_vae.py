@@ -299,8 +299,6 @@ def test_ctrl_c_saves_and_the_rest_is_the_same(alone, tmp_path, monkeypatch):
         if self.label == "vae" and self.steps == 3:
             signal.raise_signal(signal.SIGINT)
 
-    import signal
-
     monkeypatch.setattr(Progress, "advance", press)
     with pytest.raises(KeyboardInterrupt):
         run.train(alone(*options), tmp_path / "run")

@@ -10,6 +10,8 @@ from textgan.cli.writing import Job, Plan
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from textgan.sampling.latent_walks import Direction, Reading
     from textgan.training.checkpoint import SamplingModel
 
@@ -24,7 +26,7 @@ def latent_plan(model: SamplingModel, request: Request, n: int, *, seed: int, ba
         UserError: a text that the model cannot read, or two sets of texts without a difference.
     """
     read = Reader(model, batch_size)
-    ids = read.encode(request.texts)
+    ids = read.encode(request.texts, f"--{request.task}")
     if request.task == "interpolate":
         return _way_plan(model, request, read(ids), n)
     if request.task == "around":
@@ -41,8 +43,8 @@ class Reader:
     def __init__(self, model: SamplingModel, batch_size: int):
         self.tokenizer, self.vae, self.batch_size = model.tokenizer, model.generator.vae, batch_size
 
-    def encode(self, given: list[tuple[str, str]]) -> list[list[int]]:
-        """Ids of texts that stand somewhere, which messages name; a note tells of unknown words."""
+    def encode(self, given: list[tuple[str, str]], option: str) -> list[list[int]]:
+        """Ids of the texts of an option, with where each stands; a note tells of unknown words."""
         from textgan.data.prompts import encode_text, unknown_pieces
 
         ids, unknown = [], []
@@ -54,8 +56,8 @@ class Reader:
             named = ", ".join(f"`{piece}`" for piece in different[:NAMED])
             more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
             what = "words" if self.tokenizer.kind == "word" else "characters"
-            total = sum(map(len, ids))
-            say(f"note: {len(unknown)} of {total} {what} are unknown to the model and read as <unk>: {named}{more}")
+            count = f"{len(unknown)} of {sum(map(len, ids))} {what}"
+            say(f"note: {option}: {count} are unknown to the model and read as <unk>: {named}{more}")
         return ids
 
     def __call__(self, ids: list[list[int]]) -> Reading:
@@ -64,13 +66,13 @@ class Reader:
 
         return read_texts(self.vae, ids, self.tokenizer.eos_id)
 
-    def noise(self, given: list[tuple[str, str]]):
+    def noise(self, given: list[tuple[str, str]], option: str) -> Tensor:
         """(N, Z) where texts stand, in the noise that the prior makes latents of."""
         import torch
 
         from textgan.sampling.latent_walks import to_noise
 
-        ids, parts = self.encode(given), []
+        ids, parts = self.encode(given, option), []
         with progress(len(ids), visible=len(ids) > self.batch_size) as advance:
             for start in range(0, len(ids), self.batch_size):
                 parts.append(to_noise(self(ids[start : start + self.batch_size]).means))
@@ -100,14 +102,20 @@ class Likeness:
         return fields
 
     def told(self) -> str:
-        """One line on all texts compared: exact copies, corpus BLEU-4 (of Papineni et al. 2002), edits."""
+        """One line on all texts compared: exact copies, corpus BLEU (Papineni et al. 2002), edits.
+
+        BLEU-4, or of the order of the longest text where that is shorter: of exact copies it is 1.
+        """
         from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
         N = len(self.written)
         length = sum(len(target) for (target,) in self.targets) / N
-        bleu = corpus_bleu(self.targets, self.written, smoothing_function=SmoothingFunction().method1)
+        order = min(4, max(1, *(len(target) for (target,) in self.targets)))
+        weights, smoothing = [1 / order] * order, SmoothingFunction().method1
+        bleu = corpus_bleu(self.targets, self.written, weights=weights, smoothing_function=smoothing)
+        exact = f"{self.exact} exact ({100 * self.exact / N:.0f} %)"
         return (
-            f"{N} text{'s' * (N != 1)} compared: {self.exact} exact ({100 * self.exact / N:.0f} %), BLEU-4 {bleu:.3f}, "
+            f"{N} text{'s' * (N != 1)} compared: {exact}, BLEU-{order} {bleu:.3f}, "
             f"edit distance {self.edits / N:.1f} of {length:.1f} tokens"
         )
 
@@ -196,15 +204,19 @@ def _attribute_plan(
 def _direction(read: Reader, request: Request) -> Direction:
     from textgan.sampling.latent_walks import difference
 
-    direction = difference(read.noise(request.source_set), read.noise(request.target_set))
+    source, target = (
+        read.noise(request.source_set, "--attribute-from"),
+        read.noise(request.target_set, "--attribute-to"),
+    )
+    direction = difference(source, target)
     if not direction.length > 1e-9:
         raise UserError("--attribute-from and --attribute-to have the same mean in z; give sets of different texts")
     if direction.separation is None:
         say("note: a set of one text: what is moved is all that the text has, not one attribute")
     elif direction.separation <= WEAK:
         say(
-            f"note: only {100 * direction.separation:.0f} % of the texts, each left out in turn, are nearer to their own "
-            "set (50 % is chance): the direction may mean nothing; give more texts, or sets that differ in one thing"
+            f"note: only {100 * direction.separation:.0f} % of the texts, each left out in turn, are nearer to their "
+            "own set (50 % is chance): the direction may mean nothing; give more texts, or sets unlike in one thing"
         )
     return direction
 

@@ -229,6 +229,21 @@ def test_records_stay_and_texts_are_measured_anew(copy, capsys):
     assert "nll_div" not in values(again, "vae")
 
 
+def test_a_bound_that_a_record_has_is_not_found_again(copy, monkeypatch, capsys):
+    before = values(evaluate(copy, sweep(), device=CPU), "vae")
+    monkeypatch.setattr(judged, "importance_nlls", None)
+    more = evaluate(copy, sweep(tuple(parse_samplers("top_k=3")), arms=("vae",)), device=CPU)
+    after = values(more, "vae", "top_k=3")
+    names = [*LATENT, *OF_LIKELIHOOD]
+    assert [after[name] for name in names] == [before[name] for name in names]
+    one, other = (
+        read_point(copy / "evaluation" / f"dev-n{N}-s0" / "vae" / f"{s}.json") for s in ("temperature=1", "top_k=3")
+    )
+    assert one.groups["nll"].tolist() == other.groups["nll"].tolist()
+    with pytest.raises(TypeError):  # another number of draws is another bound
+        evaluate(copy, sweep(arms=("vae",), iw_samples=K + 1), device=CPU)
+
+
 def test_records_from_before_there_were_latents_stay(tmp_path, capsys):
     """An older version's signature says nothing of draws: nothing that it measured moves with their number."""
     folder = write_arms(tmp_path / "old", names=("mle",))

@@ -22,6 +22,7 @@ from textgan.analysis.all_measures import make_measures
 from textgan.analysis.front_log import log_points
 from textgan.analysis.judged import (
     DERIVED,
+    HELD_OUT,
     REFERENCES,
     HeldOut,
     Judged,
@@ -232,9 +233,7 @@ class _Job:
 
             while todo:
                 arm, draws, samplers = todo.pop(0)  # so that the texts it holds for several samplers can go
-                if isinstance(arm.generator, LatentGenerator) and arm.generator.has_density:
-                    say(f"{arm.name}: likelihood by {self.sweep.iw_samples} draws of the latent of each text ...")
-                likelihood = self.held_out(arm, self.device, between)
+                likelihood = self._likelihood(arm, between)
                 for sampler in samplers:
                     began = time.monotonic()
                     texts = self._texts(arm, sampler)
@@ -252,6 +251,22 @@ class _Job:
                     shown = " ".join(f"{name} {point.values[name]:.4g}" for name in SHOWN if name in point.values)
                     say(f"{done}/{points} {arm.name} {sampler}: {shown} ({time.monotonic() - began:.0f} s)")
                 self._show(real, pictures=False)
+
+    def _likelihood(self, arm: Judged, between: Callable[[], None]) -> Scores:
+        """What the arm makes of real text; of a VAE as some record of it says, for to bound it takes minutes."""
+        if not isinstance(arm.generator, LatentGenerator):
+            return self.held_out(arm, self.device, between)
+        how = ("data", "split", "held_out", "textgan")
+        for path in sorted((self.folder / arm.name).glob("*.json")):
+            point = _point_at(path)
+            if point is not None and all(point.signature.get(key) == self.signature[key] for key in how):
+                values, groups = (
+                    {name: own[name] for name in HELD_OUT if name in own} for own in (point.values, point.groups)
+                )
+                return Scores(values, {}, groups)
+        if arm.generator.has_density:
+            say(f"{arm.name}: likelihood by {self.sweep.iw_samples} draws of the latent of each text ...")
+        return self.held_out(arm, self.device, between)
 
     def _point(self, arm: Judged, sampler: Sampler, texts: TextSet, likelihood: Scores) -> Point:
         found = measure_all(self.measures, texts)

@@ -36,6 +36,10 @@ LIKELIHOOD_BATCH = 64
 REFERENCES = ("kneser_ney", "mle+kneser_ney")
 DERIVED = ("vae+aggregate",)  # rows made of an arm without any training
 BOUNDED = ("vae", "vae+aggregate")  # arms whose likelihood is known by an upper bound of its negative alone
+# What `HeldOut` may find: of the likelihood, and of a latent.
+OF_LIKELIHOOD = ("nll", "nll_text", "ppl", "nll_known", "nll_gen", "kl_to_model")
+OF_LATENTS = ("recon", "shuffled_recon", "kl", "elbo", "mi", "active_units")
+HELD_OUT = (*OF_LIKELIHOOD, *OF_LATENTS)
 MOST_BOUNDED = 1000  # training texts whose likelihood is bounded: each costs as many passes as there are draws
 
 

@@ -46,8 +46,9 @@ def text_nll(
     nll = torch.zeros(len(dataset), dtype=torch.float64)
     for rows in eval_batches(dataset.lengths, batch_size):
         batch = dataset.batch(rows).to(device)
-        losses = F.cross_entropy(generator(batch.inputs).float().transpose(1, 2), batch.targets, reduction="none")
-        nll[rows] = (losses.double() * batch.mask).sum(1).cpu()
+        logits = generator(batch.inputs).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        nll[rows] = (losses.view(batch.targets.shape).double() * batch.mask).sum(1).cpu()
     return nll
 
 

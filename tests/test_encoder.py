@@ -140,6 +140,14 @@ def test_lstm_state_at_the_closing_token_equals_torchs_cell():
                 torch.testing.assert_close(got[row, i], states[i][0][0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_features_tell_texts_apart_from_the_start(kind):
+    torch.manual_seed(0)
+    encoder = LSTMEncoder(V, 1, 64, 64) if kind == "lstm" else TransformerEncoder(V, BLOCK, 2, 4, 64)
+    features = encoder.eval()(ids(200, 8), torch.full((200,), 8))
+    assert features.std(0).mean() > 0.1
+
+
 def test_dropout_acts_in_training_mode():
     between_layers = LSTMEncoder(V, 2, 5, 6, dropout=0.3)
     between_layers.drop.p = 0.0

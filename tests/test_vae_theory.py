@@ -138,7 +138,7 @@ def test_the_elbo_by_its_closed_kl_is_that_of_the_log_densities_and_lies_below(k
     torch.testing.assert_close(closed, sampled, rtol=0, atol=1e-5)
     gap = exact_log_p(vae, ids, lengths) - closed
     assert (gap > 0).all()
-    assert gap.max() > 0.01  # else nothing is told apart here
+    assert gap.max() > 1e-3  # else nothing is told apart here
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (_, _, latents, _) in KINDS.items() if latents == "flat"])

@@ -118,6 +118,9 @@ class LSTMEncoder(nn.Module):
     def __init__(self, vocab_size: int, n_layer: int, n_embd: int, n_hidden: int, dropout: float = 0.0):
         """`dropout` is on the embeddings and between layers (He et al. 2019 have none).
 
+        Embeddings start at N(0, 1): with the usual small ones the states of any two texts hardly differ, and an
+        autoencoder takes hundreds of steps to find the latent at all.
+
         Raises:
             ValueError: for sizes below one or a bad dropout.
         """
@@ -128,7 +131,6 @@ class LSTMEncoder(nn.Module):
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.drop = Dropout(dropout)
         self.lstm = nn.LSTM(n_embd, n_hidden, n_layer, batch_first=True, dropout=dropout if n_layer > 1 else 0.0)
-        nn.init.uniform_(self.wte.weight, -0.1, 0.1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Features (B, n_features) of texts, ids (B, T) or probability vectors (B, T, V); `lengths` (B,) are real."""

@@ -162,12 +162,28 @@ def test_the_diagnosis_is_of_each_text(kind):
             drawn = vae.infer_at(features, found.z[i : i + 1])
             assert torch.allclose(found.mu[i], drawn.mu[0])
             assert torch.allclose(found.logvar[i], drawn.logvar[0])
+            assert torch.allclose(found.offset[i], drawn.offset[0], atol=1e-6)
+            still = vae.infer(features, torch.zeros(1, Z))
+            assert torch.allclose(found.mean[i], still.z[0])
+            assert torch.allclose(still.z, still.mu)
             assert found.kl[i].item() == pytest.approx(drawn.kl.sum().item())
             logits = vae.decoder(ids[:, :-1], condition=vae.condition(found.z[i : i + 1])).log_softmax(-1)
             own = -logits[0].gather(1, ids[0, 1:, None]).sum().item()
             assert found.recon[i].item() == pytest.approx(own)
     again = diagnose(vae, rows, seed=0, batch_size=100, device="cpu")
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found, again, strict=True))
+
+
+def test_units_of_a_collapsed_layerwise_posterior_are_not_active():
+    """Its means move with the drawn groups before them, as those of its prior do."""
+    vae, rows = make_vae("layerwise"), make_rows()
+    with torch.no_grad():
+        for parameter in vae.posterior.parameters():
+            parameter.zero_()
+    values, found = latent_values(vae, rows, seed=0, batch_size=8, device="cpu")
+    assert values["kl"] == 0
+    assert (found.mu.var(0) > 0.01).any()
+    assert values["active_units"] == 0
 
 
 def test_every_text_is_read_with_the_latent_of_another_once():

@@ -130,6 +130,9 @@ def test_densities_and_kl_equal_torchs_on_the_drawn_z(latents):
     torch.testing.assert_close(drawn.log_p, p.log_prob(drawn.z).sum(1))
     torch.testing.assert_close(drawn.kl, kl_divergence(q, p), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(drawn.z, q.loc + q.scale * normal(3, Z))
+    torch.testing.assert_close(drawn.offset, (q.loc - p.loc) / p.scale)
+    if latents == "flat":
+        assert torch.equal(drawn.offset, drawn.mu)
 
 
 @both_latents
@@ -242,6 +245,17 @@ def test_layerwise_with_one_layer_is_flat():
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y)
         torch.testing.assert_close(flat.log_likelihood(ids, LENGTHS, a.z), layerwise.log_likelihood(ids, LENGTHS, b.z))
+
+
+def test_a_collapsed_layerwise_posterior_has_no_offset_though_its_means_move():
+    vae = build("layerwise")
+    with torch.no_grad():
+        for p in vae.posterior.parameters():
+            p.zero_()
+        drawn = vae.infer(encoded(vae), normal(3, Z))
+    assert drawn.kl.abs().max() == 0
+    assert drawn.offset.abs().max() == 0
+    assert drawn.mu[:, 2:].var(0).min() > 0
 
 
 def test_each_group_goes_into_its_layer_alone():

@@ -41,11 +41,11 @@ def active_units(means: Tensor, threshold: float = ACTIVE_THRESHOLD) -> ActiveUn
     """The :class:`ActiveUnits`: dimensions whose posterior mean has a variance over texts above ``threshold``.
 
     Source: Burda et al. 2016, "Importance Weighted Autoencoders", section 5.2, threshold 0.01. The threshold belongs
-    beside the count. Of layer-wise latents the means of a layer follow on the drawn latents of the layers before, so
-    a unit may also count because an earlier one is active.
+    beside the count. Of layer-wise latents give the means' distance from those of the learned prior, in deviations of
+    the prior: the means themselves move with the drawn latents of the layers before, also where no unit is used.
 
     Args:
-        means: (N, Z) mu of q(z|x), a row a text, N at least 2.
+        means: (N, Z) mu of q(z|x), or its distance from the prior's; a row a text, N at least 2.
         threshold: of the variance; a standard normal prior has variance 1.
     """
     _check(means, least=2)

@@ -42,6 +42,15 @@ class Inference(NamedTuple):
         return gaussian_kl(self.mu, self.logvar, self.prior_mu, self.prior_logvar)
 
     @property
+    def offset(self) -> Tensor:
+        """(B, Z) how far the posterior's mean is from the prior's, in deviations of the prior; at most sqrt(2 kl).
+
+        `mu` of a flat latent. Of a layerwise one it is what tells whether a unit is used: its `mu` follows the drawn
+        groups before it even where the posterior is the prior.
+        """
+        return (self.mu - self.prior_mu) * torch.exp(-0.5 * self.prior_logvar)
+
+    @property
     def log_q(self) -> Tensor:
         """(B,) log q(z | x)."""
         return log_normal(self.z, self.mu, self.logvar).sum(-1)

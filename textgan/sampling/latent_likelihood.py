@@ -37,7 +37,10 @@ class Diagnosis(NamedTuple):
         kl_dims: (Z,) float64, its mean over texts, entry by entry.
         log_ratio: (N,) float64, log q(z|x) - log p(z) of the drawn z, so that ``recon + log_ratio`` is one draw of
             the negative ELBO.
-        mu, logvar, z: (N, Z) of the posteriors, and the draw.
+        mu, logvar, z: (N, Z) of the posteriors, and the draw; of layerwise latents given the drawn groups.
+        offset: (N, Z) how far ``mu`` is from the prior's mean, in deviations of the prior; ``mu`` of flat latents.
+        mean: (N, Z) the latent of zero noise: ``mu`` of flat latents; of layerwise ones every group at its mean
+            given the means before it, which ``mu`` is not.
     """
 
     recon: Tensor
@@ -48,6 +51,8 @@ class Diagnosis(NamedTuple):
     mu: Tensor
     logvar: Tensor
     z: Tensor
+    offset: Tensor
+    mean: Tensor
 
 
 @torch.no_grad()
@@ -140,7 +145,9 @@ def diagnose(vae: TextVAE, dataset: Rows, *, seed: int, batch_size: int, device:
     N = len(dataset)
     if N < 2:
         raise ValueError(f"latents of {N} text cannot be shuffled; at least 2 are needed")
-    posterior = {name: torch.zeros(N, vae.z_size, dtype=vae.aggregate_mean.dtype) for name in ("mu", "logvar", "z")}
+    like = torch.zeros(N, vae.z_size, dtype=vae.aggregate_mean.dtype)
+    posterior = {name: torch.zeros_like(like) for name in ("mu", "logvar", "z", "offset")}
+    mean = torch.zeros_like(like)
     per_text = {name: torch.zeros(N, dtype=torch.float64) for name in ("kl", "log_ratio", "recon", "shuffled_recon")}
     kl_dims = torch.zeros(vae.z_size, dtype=torch.float64)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
@@ -151,6 +158,7 @@ def diagnose(vae: TextVAE, dataset: Rows, *, seed: int, batch_size: int, device:
             drawn = vae.infer(features, _noise(vae, seed, rows, 1)[:, 0])
             for name, values in posterior.items():
                 values[rows] = getattr(drawn, name).cpu()
+            mean[rows] = vae.infer(features, torch.zeros_like(drawn.z)).z.cpu()
             kl = drawn.kl.double()
             per_text["kl"][rows] = kl.sum(1).cpu()
             per_text["log_ratio"][rows] = (drawn.log_q - drawn.log_p).double().cpu()
@@ -160,7 +168,7 @@ def diagnose(vae: TextVAE, dataset: Rows, *, seed: int, batch_size: int, device:
             for name, source in (("recon", rows), ("shuffled_recon", other[rows])):
                 z = posterior["z"][source].to(device)
                 per_text[name][rows] = -vae.log_likelihood(ids, lengths, z).double().cpu()
-    return Diagnosis(**per_text, **posterior, kl_dims=kl_dims)
+    return Diagnosis(**per_text, **posterior, mean=mean, kl_dims=kl_dims)
 
 
 @torch.no_grad()
@@ -210,7 +218,7 @@ def latent_values(
         "elbo": recon + kl,
         "mi": information.value,
         "mi_ceiling": information.ceiling,
-        "active_units": float(active_units(found.mu).count),
+        "active_units": float(active_units(found.offset).count),
         "z_size": float(vae.z_size),
     }
     return values, found

@@ -28,10 +28,10 @@ def evaluate_vae(run: Experiment, vae: TextVAE, step: int) -> dict[str, float]:
     values = run.evaluate(latent_model(vae), step)
     found = run.evaluator.diagnosis
     run.logger.histogram(step, "vae/kl_dims", found.kl_dims)
-    project_dev(run, found.mu, name="posterior_means", numbers={"kl": found.kl})
-    run.logger.text(step, "samples/reconstructed", reconstructed(run, vae, found.mu[:SHOWN]))
+    project_dev(run, found.mean, name="posterior_means", numbers={"kl": found.kl})
+    run.logger.text(step, "samples/reconstructed", reconstructed(run, vae, found.mean[:SHOWN]))
     if len(run.dev) > 1:
-        run.logger.text(step, "samples/interpolated", interpolated(run, vae, found.mu[:2]))
+        run.logger.text(step, "samples/interpolated", interpolated(run, vae, found.mean[:2]))
     told = {name.removeprefix("vae/"): value for name, value in values.items()} | {"z_size": vae.z_size}
     if alarm := collapse_alarm(told):
         say(f"warning: step {step}: {alarm.splitlines()[0]}")

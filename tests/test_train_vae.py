@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 
 import pytest
@@ -29,6 +30,13 @@ TINY = [
     "checkpoint.every=1", "checkpoint.keep_last=9",
 ]  # fmt: skip
 MLE = ["mle.max_steps=2", "mle.batch_size=8", "mle.warmup_steps=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +239,9 @@ class Killed(BaseException):
 
 
 PARTS = {
-    "pretraining": (["vae.pretrain_steps=3"], 2),
-    "just before the reset": (["vae.pretrain_steps=3"], 3),
-    "behind the reset": (["vae.pretrain_steps=3"], 5),
+    "pretraining": (["vae.pretrain_steps=2", "vae.max_steps=3"], 1),
+    "just before the reset": (["vae.pretrain_steps=2", "vae.max_steps=3"], 2),
+    "behind the reset": (["vae.pretrain_steps=2", "vae.max_steps=3"], 3),
     "while the encoder runs ahead": (
         ["vae.aggressive=true", "vae.aggressive_max_updates=3", "vae.aggressive_window=1", "vae.max_steps=5"],
         2,

@@ -35,7 +35,9 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 
 OPTIONS = (
     click.option(
-        "--latent", type=click.Choice(list(SOURCES)), help="VAE: where z comes from.  [default: prior; gan has its own]"
+        "--latent",
+        type=click.Choice(list(SOURCES)),
+        help="VAE: where z is drawn from.  [default: prior; of a latent GAN's checkpoint gan]",
     ),
     click.option(
         "--z-temperature",
@@ -60,11 +62,16 @@ OPTIONS = (
         help="How near: in standard deviations of the text's posterior.  [default: 1]",
     ),
     click.option(
-        "--attribute-from", metavar="FILE", help="VAE: with --reconstruct or --text, change texts from what these"
+        "--attribute-from",
+        metavar="FILE",
+        help="VAE: texts that lack what those of --attribute-to have; moves the texts of --reconstruct or --text.",
     ),
-    click.option("--attribute-to", metavar="FILE", help="have in common to what these have, one text a line."),
+    click.option("--attribute-to", metavar="FILE", help="Texts that have it, in all else like the others."),
     click.option(
-        "--strength", type=float, callback=finite, help="Share of that change; below 0 the other way.  [default: 1]"
+        "--strength",
+        type=float,
+        callback=finite,
+        help="How far, in differences of the two sets' means; below 0 the other way.  [default: 1]",
     ),
 )
 

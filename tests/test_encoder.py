@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from textgan.models.encoder import ENCODERS, POOLINGS, LSTMEncoder, TransformerEncoder
+from textgan.models.encoder import POOLINGS, LSTMEncoder, TransformerEncoder
 
 V, BLOCK, D = 19, 9, 16
 LENGTHS = torch.tensor([7, 1, 4])
@@ -140,7 +140,7 @@ def test_lstm_state_at_the_closing_token_equals_torchs_cell():
                 torch.testing.assert_close(got[row, i], states[i][0][0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", ["transformer", "lstm"])
 def test_features_tell_texts_apart_from_the_start(kind):
     torch.manual_seed(0)
     encoder = LSTMEncoder(V, 1, 64, 64) if kind == "lstm" else TransformerEncoder(V, BLOCK, 2, 4, 64)
@@ -163,7 +163,6 @@ def test_dropout_acts_in_training_mode():
 
 
 def test_bad_settings_are_refused():
-    assert set(ENCODERS) == {"transformer", "lstm"}
     with pytest.raises(ValueError, match="unknown pooling `sum`; choose one of cls, mean, max, attention"):
         TransformerEncoder(V, BLOCK, 1, 4, D, pooling="sum")
     with pytest.raises(ValueError, match="`n_embd=10` is not divisible"):

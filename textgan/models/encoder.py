@@ -142,6 +142,3 @@ class LSTMEncoder(nn.Module):
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, (h, _) = self.lstm(packed)
         return h.transpose(0, 1)
-
-
-ENCODERS = {"transformer": TransformerEncoder, "lstm": LSTMEncoder}

@@ -12,6 +12,7 @@ from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.models.vae import TextVAE
+from textgan.sampling import streams
 from textgan.sampling.context import Context
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
@@ -66,6 +67,14 @@ def test_normals_of_a_row_follow_from_seed_and_row_alone():
     assert np.abs(np.corrcoef(table.numpy().T) - np.eye(6)).max() < 0.1
 
 
+def test_normals_are_finite_and_symmetric_at_both_ends(monkeypatch):
+    ends = np.array([[0.0, 1 - 2.0**-32]])
+    monkeypatch.setattr(streams, "row_uniforms", lambda *args: ends)
+    low, high = row_normals(0, 0, 1, 2)[0].tolist()
+    assert low == pytest.approx(stats.norm.ppf(2.0**-33))
+    assert high == pytest.approx(-low)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_of_the_prior(kind):
     vae = make_vae(kind)
@@ -73,7 +82,7 @@ def test_latents_of_the_prior(kind):
     z = model.latents(3, 0, 50)
     assert z.shape == (50, Z)
     assert z.dtype == torch.float64
-    assert torch.equal(model.latents(3, 20, 7), z[20:27])
+    assert torch.allclose(model.latents(3, 20, 7), z[20:27], rtol=0, atol=1e-12)
     assert not torch.equal(LatentGenerator(vae).latents(4, 0, 50), z)
     if kind != "layerwise":  # N(0, I), and the temperature is its deviation
         assert torch.allclose(model.at(z_temperature=0.5).latents(3, 0, 50), 0.5 * z, atol=1e-12)

@@ -18,9 +18,14 @@ def adversarial(z_size=2, **options):
 
 def test_each_name_has_its_term():
     assert build_aggregate_term("none", 2, seed=0, device=CPU) is None
-    assert isinstance(build_aggregate_term("mmd", 2, seed=0, device=CPU), MmdTerm)
+    mmd = build_aggregate_term("mmd", 2, seed=0, device=CPU)
+    assert isinstance(mmd, MmdTerm)
+    assert mmd.weight == 10
+    for kind in ("mmd", "adversarial"):
+        assert build_aggregate_term(kind, 2, 0.5, seed=0, device=CPU).weight == 0.5
     term = build_aggregate_term("adversarial", 2, seed=0, device=CPU, lr=0.25)
     assert term.critic.z_size == 2
+    assert term.weight == 1
     assert {group["lr"] for group in term.optimizer.param_groups} == {0.25}
     with pytest.raises(KeyError):
         build_aggregate_term("moments", 2, seed=0, device=CPU)

@@ -96,7 +96,11 @@ class VAE(Section):
         "none",
         description="pull the codes of all texts together to the prior: by a kernel (WAE) or a critic of latents (AAE)",
     )
-    aggregate_weight: Weight = Field(10.0, description="weight of that pull, beside the KL's, in nats a text")
+    aggregate_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None,
+        description="weight of that pull, beside the KL's, in nats a text; too much makes every posterior the prior. "
+        "none: 10 for mmd, 1 for adversarial",
+    )
     aggregate_lr: Rate = Field(5e-4, description="learning rate of the critic of latents (adversarial)")
 
     @model_validator(mode="after")
@@ -117,8 +121,8 @@ class VAE(Section):
             problems.append("bn_gamma needs at least 2 texts in each micro-batch; raise batch_size or lower accumulate")
         if self.aggressive and not self.kl_weight:
             problems.append("aggressive=true has no effect on an autoencoder (kl_weight=0), whose encoder cannot lag")
-        if self.aggregate != "none" and not self.aggregate_weight:
-            problems.append(f"aggregate={self.aggregate} has no effect with aggregate_weight=0")
+        if self.aggregate == "none" and self.aggregate_weight is not None:
+            problems.append(f"aggregate_weight={self.aggregate_weight} has no effect with aggregate=none")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -4,6 +4,9 @@ The KL of a VAE pulls the posterior of every single text to the prior; this term
 together and leaves single ones where they are, so it does not ask the encoder to forget (Tolstikhin et al. 2018,
 "Wasserstein Auto-Encoders"). Two ways to tell codes from draws of the prior: a kernel (WAE-MMD), or a critic that is
 trained beside (Makhzani et al. 2016, "Adversarial Autoencoders"; WAE-GAN).
+
+Posteriors that all are the prior match it too, and with a decoder that writes well without z that is where too heavy a
+pull ends: the collapse that the term is meant to avoid. The default weights leave the latent in use.
 """
 
 from typing import Any
@@ -17,11 +20,15 @@ from textgan.ops.gan_losses import GAN_LOSSES, r1_penalty
 from textgan.training.optim import adamw, set_lr
 from textgan.training.seeding import seed_dropout
 
+DEFAULT_WEIGHTS = {"mmd": 10.0, "adversarial": 1.0}
+
 
 class MmdTerm:
     """WAE-MMD: the unbiased squared MMD of the codes of a batch and as many draws of the prior."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight: float = DEFAULT_WEIGHTS["mmd"]) -> None:
+        """``weight`` is kept for the loop that adds the term to its loss."""
+        self.weight = weight
         self._sum, self._seen = 0.0, 0
 
     def loss(self, z: Tensor, prior_z: Tensor) -> Tensor:
@@ -61,6 +68,7 @@ class AdversarialTerm:
     def __init__(
         self,
         z_size: int,
+        weight: float = DEFAULT_WEIGHTS["adversarial"],
         *,
         seed: int,
         device: torch.device,
@@ -69,7 +77,11 @@ class AdversarialTerm:
         n_hidden: int = 256,
         penalty: float = 0.3,
     ):
-        """``lr`` is the critic's; ``penalty`` gamma of R1 and R2. The critic follows from ``seed``."""
+        """``weight`` as in :class:`MmdTerm`; ``lr`` is the critic's; ``penalty`` gamma of R1 and R2.
+
+        The critic's start follows from ``seed``.
+        """
+        self.weight = weight
         seed_dropout(seed, "init-aggregate")
         self.critic = LatentCritic(z_size, n_layer, n_hidden).to(device)
         self.optimizer = adamw(self.critic, betas=(0.5, 0.9), weight_decay=0.0)
@@ -127,24 +139,26 @@ AggregateTerm = MmdTerm | AdversarialTerm
 
 
 def build_aggregate_term(
-    kind: str, z_size: int, *, seed: int, device: torch.device, lr: float = 5e-4
+    kind: str, z_size: int, weight: float | None = None, *, seed: int, device: torch.device, lr: float = 5e-4
 ) -> AggregateTerm | None:
     """The term that a config's ``vae.aggregate`` names; None for ``none``.
 
-    A loop adds ``weight * term.loss(z, prior_z)`` of each micro-batch to its loss (in nats a text, as the KL), calls
-    ``term.update()`` behind the encoder's update, logs what that returns, and keeps ``state_dict()``. Nothing here
-    draws random numbers after the critic's start.
+    A loop adds ``term.weight * term.loss(z, prior_z)`` of each micro-batch to its loss (in nats a text, as the KL),
+    calls ``term.update()`` behind the encoder's update, logs what that returns, and keeps ``state_dict()``. Nothing
+    here draws random numbers after the critic's start.
 
     Args:
         kind: ``none``, ``mmd`` or ``adversarial``.
         z_size: width of z.
+        weight: of the term; None: that of ``DEFAULT_WEIGHTS``.
         seed: of the critic's start.
         device: of the codes.
         lr: learning rate of the critic; ``mmd`` has none.
     """
+    weight = DEFAULT_WEIGHTS.get(kind, 0.0) if weight is None else weight
     terms = {
         "none": lambda: None,
-        "mmd": MmdTerm,
-        "adversarial": lambda: AdversarialTerm(z_size, seed=seed, device=device, lr=lr),
+        "mmd": lambda: MmdTerm(weight),
+        "adversarial": lambda: AdversarialTerm(z_size, weight, seed=seed, device=device, lr=lr),
     }
     return terms[kind]()

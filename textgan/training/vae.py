@@ -122,7 +122,12 @@ def set_up(run: Experiment) -> Learner:
     seed_dropout(config.seed, "init-vae")
     vae = build_vae(config, run.tokenizer.vocab_size).to(run.device)
     aggregate = build_aggregate_term(
-        settings.aggregate, settings.z_size, seed=config.seed, device=run.device, lr=settings.aggregate_lr
+        settings.aggregate,
+        settings.z_size,
+        settings.aggregate_weight,
+        seed=config.seed,
+        device=run.device,
+        lr=settings.aggregate_lr,
     )
     return Learner(
         vae=vae,
@@ -282,7 +287,7 @@ def update(
             loss = loss + weight * free_bits(kl, floor, settings.free_bits_mode) * len(kl) / total
         if aggregate is not None:
             term = aggregate.loss(inference.z, vae.prior(prior_noise[rows]))
-            loss = loss + settings.aggregate_weight * term * len(kl) / total
+            loss = loss + aggregate.weight * term * len(kl) / total
         loss.backward()
         for key, value in (("loss", loss), ("recon", recon), ("kl", kl.sum())):
             sums[key] += value.detach()

@@ -333,5 +333,16 @@ class Config(Section):
                 f"mle.calibrate={self.mle.calibrate} but vae.calibrate={vae.calibrate}: one would win by being "
                 "calibrated alone; set both alike"
             )
+        if vae.init_from == "mle" and self.mle is None:
+            problems.append("vae.init_from=mle needs a `mle` section, or give the run or checkpoint to start from")
         if problems:
             raise ValueError("\n".join(problems))
+
+    @property
+    def parent(self) -> tuple[str, str] | None:
+        """Key and value of the setting that names another run whose generator this one starts from, if any."""
+        if self.adversarial is not None and self.adversarial.init_from is not None:
+            return "adversarial.init_from", self.adversarial.init_from
+        if self.vae is not None and self.vae.init_from not in (None, "mle"):
+            return "vae.init_from", self.vae.init_from
+        return None

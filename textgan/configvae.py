@@ -35,6 +35,11 @@ class VAE(Section):
         description="how z enters the decoder: added to the input embeddings (lstm: beside them), as one more key and "
         "value in each layer (lstm: as first state), or both",
     )
+    init_from: str | None = Field(
+        None,
+        description="run or checkpoint whose generator the decoder starts from, and anew after pretraining; mle: that "
+        "of this run's own phase; none: from scratch",
+    )
     max_steps: Positive = Field(5000, description="updates of encoder and decoder, pretraining not counted")
     batch_size: Positive = Field(64, description="texts an update")
     accumulate: Positive = Field(

@@ -86,17 +86,18 @@ def run_sources(paths: Sequence[Path]) -> list[Source]:
 def setting_of(config: Config) -> str:
     """A digest that runs have in common which differ only in seed, name, machine, and the seed of their parent."""
     values = flatten(config.model_dump(mode="json"))
-    told = {key: value for key, value in values.items() if key not in (*NOT_IN_TRIAL, "adversarial.init_from")}
+    apart = (*NOT_IN_TRIAL, "adversarial.init_from", *(() if config.parent is None else config.parent[:1]))
+    told = {key: value for key, value in values.items() if key not in apart}
     parent = _parent_config(config)
     whole = json.dumps([told, None if parent is None else trial_of(parent)], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:8]
 
 
 def _parent_config(config: Config) -> Config | None:
-    """The config of the checkpoint that an adversarial phase starts from, where there is one and it is there."""
-    if config.adversarial is None or config.adversarial.init_from is None:
+    """The config of the checkpoint that a run starts from, where there is one and it is there."""
+    if config.parent is None:
         return None
-    folder = Path(config.adversarial.init_from)
+    folder = Path(config.parent[1])
     return load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -340,6 +341,18 @@ def fill(generator: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -
                 f"{tuple(tensor.shape)} by the config and tokenizer; they do not belong together"
             )
     generator.load_state_dict(weights)
+
+
+def fill_decoder(vae: TextVAE, weights: dict[str, torch.Tensor], origin: Path) -> None:
+    """Copy a generator's ``weights`` into the decoder, whose inputs beside the tokens get weights of zero.
+
+    Raises:
+        UserError: as :func:`fill`.
+    """
+    if isinstance(vae.decoder, LSTMGenerator):
+        first = "lstm.0.weight_ih_l0"  # its last columns read the latent
+        weights = weights | {first: F.pad(weights[first], (0, vae.decoder.n_extra))}
+    fill(vae.decoder, weights, origin)
 
 
 def _newest_good(path: Path) -> str:

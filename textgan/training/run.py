@@ -234,7 +234,7 @@ def read_corpus(config: Config) -> Corpus:
 
 def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     """The tokenizer of the run's parent where there is one, else a new one trained on the training split."""
-    if config.adversarial is not None and config.adversarial.init_from is not None:
+    if config.parent is not None:
         return parent_tokenizer(config)
     values = config.tokenizer
     return train_tokenizer(
@@ -248,8 +248,9 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
 
 
 def parent_tokenizer(config: Config) -> Tokenizer:
-    """Tokenizer of ``adversarial.init_from``; UserError where that run had another generator or tokenizer."""
-    parent = load_for_sampling(config.adversarial.init_from)
+    """Tokenizer of the run's parent; UserError where that run had another generator or tokenizer."""
+    key, path = config.parent
+    parent = load_for_sampling(path)
     own, other = (
         flatten({"generator": c.generator.model_dump(exclude={"dropout"}), "tokenizer": c.tokenizer.model_dump()})
         for c in (config, parent.config)
@@ -257,7 +258,7 @@ def parent_tokenizer(config: Config) -> Tokenizer:
     odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if own[k] != other[k]]
     if odd:
         raise UserError(
-            f"adversarial.init_from={config.adversarial.init_from} was made with other settings: {', '.join(odd)}; "
+            f"{key}={path} was made with other settings: {', '.join(odd)}; "
             "give this config the same generator and tokenizer sections"
         )
     return parent.tokenizer

@@ -16,7 +16,7 @@ from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, kl_weight_at, kl_weight_settles, word_dropout
 from textgan.training.aggregate import AggregateTerm, build_aggregate_term
 from textgan.training.aggressive import Aggressive, catch_up
-from textgan.training.checkpoint import build_vae, fill, load_weights, read_pointer
+from textgan.training.checkpoint import build_vae, fill, fill_decoder, find_checkpoint, load_weights, read_pointer
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
@@ -120,7 +120,7 @@ def set_up(run: Experiment) -> Learner:
     """A fresh VAE with its optimiser."""
     config, settings = run.config, run.config.vae
     seed_dropout(config.seed, "init-vae")
-    vae = build_vae(config, run.tokenizer.vocab_size).to(run.device)
+    vae = new_vae(run)
     aggregate = build_aggregate_term(
         settings.aggregate,
         settings.z_size,
@@ -139,6 +139,16 @@ def set_up(run: Experiment) -> Learner:
     )
 
 
+def new_vae(run: Experiment) -> TextVAE:
+    """A VAE at its start: fresh, but for the decoder where it comes from a generator (``init_from``)."""
+    vae = build_vae(run.config, run.tokenizer.vocab_size)
+    origin = run.config.vae.init_from
+    if origin is not None:
+        folder = run.checkpoints / "mle" if origin == "mle" else find_checkpoint(origin)
+        fill_decoder(vae, load_weights(folder), folder)
+    return vae.to(run.device)
+
+
 def end_pretraining(run: Experiment, learner: Learner) -> Learner:
     """What the phase goes on with after its autoencoder: the encoder, a new decoder, optimiser and average.
 
@@ -150,7 +160,7 @@ def end_pretraining(run: Experiment, learner: Learner) -> Learner:
         fresh.vae.load_state_dict(learner.vae.state_dict())
     else:
         seed_dropout(run.config.seed, "reset-decoder")
-        anew = build_vae(run.config, run.tokenizer.vocab_size).to(run.device)
+        anew = new_vae(run)
         fresh.vae.load_state_dict(learner.vae.state_dict())
         with torch.no_grad():
             for own, new in zip(fresh.vae.decoder_parameters(), anew.decoder_parameters(), strict=True):

@@ -418,6 +418,9 @@ def test_attributes(each_run, files):
     plain = texts(each_run, "--reconstruct", files[0])
     assert [record["before"] for record in found] == plain
     assert [record["input"] for record in found] == TEXTS[:2]
+    far = records(each_run, "--reconstruct", files[0], *sets, "--strength", 50)
+    assert [record["before"] for record in far] == plain
+    assert all(record["text"] != record["before"] for record in far)
     still = records(each_run, "--reconstruct", files[0], *sets, "--strength", 0)
     assert [record["text"] for record in still] == plain
     (single,) = records(each_run, "--text", TEXTS[1], *sets)

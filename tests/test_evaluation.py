@@ -12,7 +12,7 @@ from textgan.data.dataset import build_dataset
 from textgan.data.tokenizer import train_tokenizer
 from textgan.models.generator import Generator
 from textgan.training.calibrate import calibrate
-from textgan.training.evaluation import Evaluator, collapse_alarm, tag, text_nll
+from textgan.training.evaluation import Evaluator, mode_collapse, tag, text_nll
 
 TEXTS = ["a cat sat .", "a dog sat on a mat .", "the dog ran .", "a cat saw the dog and ran ."] * 3
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_calibration_leaves_unk_alone_where_dev_has_none(model):
 def alarm(unique, unique_real, bleu, bleu_real):
     names = ("unique", "unique_real", "self_bleu_4", "self_bleu_4_real")
     values = (unique, unique_real, bleu, bleu_real)
-    return collapse_alarm({f"diversity/{n}": v for n, v in zip(names, values, strict=True)})
+    return mode_collapse({f"diversity/{n}": v for n, v in zip(names, values, strict=True)})
 
 
 def test_the_alarm_rings_when_samples_collapse_and_not_for_healthy_ones():
@@ -140,7 +140,7 @@ def test_the_alarm_rings_when_samples_collapse_and_not_for_healthy_ones():
     assert "only 30% of the samples are unique (real text: 100%)" in alarm(0.3, 1.0, 0.4, 0.43)
     assert "self-BLEU-4 is 0.900 (real text: 0.430)" in alarm(1.0, 1.0, 0.9, 0.43)
     assert alarm(0.5, 0.55, 0.4, 0.43) is None  # the corpus itself repeats
-    assert collapse_alarm({"diversity/unique": 0.1, "diversity/self_bleu_4": 1.0}) is None  # nothing to compare
+    assert mode_collapse({"diversity/unique": 0.1, "diversity/self_bleu_4": 1.0}) is None  # nothing to compare
 
 
 def test_samples_never_hold_unk(model):

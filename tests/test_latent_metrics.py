@@ -9,10 +9,10 @@ from torch.distributions import MultivariateNormal
 import textgan.metrics.latent as latent
 from textgan.metrics.latent import (
     active_units,
-    collapse_alarm,
     fit_gaussian,
     information_of_pairs,
     mutual_information,
+    posterior_collapse,
 )
 
 
@@ -190,11 +190,11 @@ HEALTHY = {"kl": 8.0, "active_units": 20, "z_size": 32, "mi": 6.0, "recon": 90.0
 
 
 def test_the_alarm_is_silent_on_healthy_latents():
-    assert collapse_alarm(HEALTHY) is None
-    assert collapse_alarm({"kl": 3.1, "active_units": 4, "z_size": 32}) is None  # what is not known is not judged
-    assert collapse_alarm({"kl": 0.2, "active_units": 1, "z_size": 8, "mi": 0.1}) is None
-    assert collapse_alarm(HEALTHY | {"active_units": 4}) is None  # 4 of 32 is more than a tenth
-    assert collapse_alarm(HEALTHY | {"temperature": 0.0}) is None
+    assert posterior_collapse(HEALTHY) is None
+    assert posterior_collapse({"kl": 3.1, "active_units": 4, "z_size": 32}) is None  # what is not known is not judged
+    assert posterior_collapse({"kl": 0.2, "active_units": 1, "z_size": 8, "mi": 0.1}) is None
+    assert posterior_collapse(HEALTHY | {"active_units": 4}) is None  # 4 of 32 is more than a tenth
+    assert posterior_collapse(HEALTHY | {"temperature": 0.0}) is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_the_alarm_is_silent_on_healthy_latents():
     ],
 )
 def test_the_alarm_rings(wrong, words):
-    said = collapse_alarm(HEALTHY | wrong)
+    said = posterior_collapse(HEALTHY | wrong)
     for word in words:
         assert word in said
     assert len(said.splitlines()) <= 3
@@ -227,10 +227,10 @@ def test_a_kl_held_up_by_its_floor_alone_is_not_taken_for_a_used_latent():
         "mi": mutual_information(mu, logvar, posterior_draws(mu, logvar)).value,
     }
     assert values["kl"] == pytest.approx(8)
-    assert "buys nothing" in collapse_alarm(values)
+    assert "buys nothing" in posterior_collapse(values)
 
 
 def test_each_value_is_needed_or_not():
     for name in ("kl", "active_units", "z_size"):
         with pytest.raises(KeyError):
-            collapse_alarm({key: value for key, value in HEALTHY.items() if key != name})
+            posterior_collapse({key: value for key, value in HEALTHY.items() if key != name})

@@ -261,7 +261,8 @@ def _nearest(key: Key) -> str:
         return f"; did you mean `{_dotted((*parents, near))}`?"
     elsewhere = [dotted for dotted in _all_keys(Config) if dotted.split(".")[-1] == name]
     if elsewhere:
-        return "; did you mean " + " or ".join(f"`{dotted}`" for dotted in elsewhere) + "?"
+        *others, last = [f"`{dotted}`" for dotted in elsewhere]
+        return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
     inside = f" in `{_dotted(parents)}`" if parents else ""
     return f"; allowed{inside}: {', '.join(section.model_fields)}"
 

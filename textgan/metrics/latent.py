@@ -117,7 +117,7 @@ def fit_gaussian(z: Tensor) -> tuple[Tensor, Tensor]:
     return z.double().mean(0).to(dtype), torch.linalg.cholesky(covariance).to(dtype)
 
 
-def collapse_alarm(values: Mapping[str, float]) -> str | None:
+def posterior_collapse(values: Mapping[str, float]) -> str | None:
     """What is wrong with the latent and which options help, in a few plain lines; None where nothing is wrong.
 
     Args:

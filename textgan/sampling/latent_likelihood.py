@@ -206,7 +206,7 @@ def latent_values(
 
     ``recon``, ``shuffled_recon``, ``kl`` and ``elbo`` (``recon + kl``, the negative ELBO) are means in nats a text;
     ``mi`` is the mutual information in nats, ``mi_ceiling`` the most it could be, ``active_units`` a count and
-    ``z_size`` what it is of: what :func:`textgan.metrics.latent.collapse_alarm` looks at.
+    ``z_size`` what it is of: what :func:`textgan.metrics.latent.posterior_collapse` looks at.
     """
     found = diagnose(vae, dataset, seed=seed, batch_size=batch_size, device=device)
     information = latent_information(vae, dataset, found, seed=seed, batch_size=batch_size, device=device)

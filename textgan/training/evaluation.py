@@ -223,7 +223,7 @@ def tag(name: str) -> str:
     return f"{group_of(name)}/{name}"
 
 
-def collapse_alarm(values: dict[str, float]) -> str | None:
+def mode_collapse(values: dict[str, float]) -> str | None:
     """One sentence when samples have collapsed beside real text, else None.
 
     Rings when fewer than 80 % of the unique share of real text is left, or when self-BLEU-4 is above that of as many
@@ -240,8 +240,4 @@ def collapse_alarm(values: dict[str, float]) -> str | None:
         signs.append(f"self-BLEU-4 is {bleu:.3f} (real text: {real_bleu:.3f})")
     if not signs:
         return None
-    return (
-        "mode collapse: "
-        + " and ".join(signs)
-        + "; lower adversarial.lr or adv_ratio, raise mle_weight or kl_weight, or take an earlier checkpoint"
-    )
+    return "mode collapse: " + " and ".join(signs)

@@ -17,7 +17,7 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import point, prune, read_pointer, save_checkpoint
-from textgan.training.evaluation import AnyGenerator, Evaluator, collapse_alarm
+from textgan.training.evaluation import AnyGenerator, Evaluator, mode_collapse
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger
 
@@ -102,7 +102,9 @@ class Experiment:
         if self.config.evaluation.prompts:
             continued = self.evaluator.continue_prompts(generator)
             self.logger.text(step, "samples/prompted", _as_list(continued))
-        if alarm := collapse_alarm(values):
+        if alarm := mode_collapse(values):
+            if self.config.adversarial:
+                alarm += "; lower adversarial.lr or adv_ratio, raise mle_weight or kl_weight, or go back a checkpoint"
             say(f"warning: step {step}: {alarm}")
             self.logger.text(step, "samples/alarm", alarm)
         return values

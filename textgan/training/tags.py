@@ -83,8 +83,8 @@ TAGS = {
     "quality/kl_to_model": "KL(truth || model): quality/nll_text minus the corpus entropy, nats a text (0 is perfect)",
     "samples/free": "the first samples of each evaluation, temperature 1, <unk> never chosen, same noise each time",
     "samples/prompted": "evaluation.prompts continued at temperature 1, <unk> never chosen, same noise each time",
-    "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text, or where a VAE "
-    "does not use its latent",
+    "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text",
+    "samples/posterior_collapse": "raised where a VAE does not use its latent, with what to do",
     "setup/config": "the config of the run, with every default",
     "setup/tags": "what every tag means",
 }

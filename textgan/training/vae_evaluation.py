@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from textgan.metrics.latent import collapse_alarm, fit_gaussian
+from textgan.metrics.latent import fit_gaussian, posterior_collapse
 from textgan.models.vae import TextVAE
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
@@ -33,9 +33,9 @@ def evaluate_vae(run: Experiment, vae: TextVAE, step: int) -> dict[str, float]:
     if len(run.dev) > 1:
         run.logger.text(step, "samples/interpolated", interpolated(run, vae, found.mean[:2]))
     told = {name.removeprefix("vae/"): value for name, value in values.items()} | {"z_size": vae.z_size}
-    if alarm := collapse_alarm(told):
+    if alarm := posterior_collapse(told):
         say(f"warning: step {step}: {alarm.splitlines()[0]}")
-        run.logger.text(step, "samples/alarm", alarm)
+        run.logger.text(step, "samples/posterior_collapse", alarm)
     return values
 
 

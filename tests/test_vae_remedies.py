@@ -117,3 +117,11 @@ def test_two_rows_are_trained_once_and_read_again(tmp_path, monkeypatch):
     other = CliRunner().invoke(main, [*arguments, "vae.lr=0.5"])
     assert other.exit_code == 1
     assert "was trained with another config" in other.output
+
+
+def test_warm_decoders_start_from_the_generator_of_their_seed(tmp_path):
+    plan = make_plan(SMOKE, [], None, [0, 3], tmp_path)
+    for row, seed, config in plan:
+        expected = None if row == "mle" else ("vae.init_from", str(tmp_path / "mle" / f"seed-{seed}"))
+        assert config.parent == expected
+    assert all(config.parent is None for _, _, config in make_plan(SMOKE, ["vae.init_from=mle"], None, [0]))

@@ -4,6 +4,7 @@
 
 Every run has a folder of its own, OUT/ROW/seed-N, and is trained by `textgan train` in a process of its own. What is
 finished there is not trained again and what was interrupted goes on, so more rows and seeds can be asked for later.
+With --warm, the decoder of each VAE starts from row mle of its own seed.
 """
 
 import json
@@ -57,7 +58,7 @@ def remedies(base: Config) -> dict[str, list[str]]:
         "free_bits_total": [*linear, f"vae.free_bits={0.25 * vae.z_size}", "vae.free_bits_mode=total"],
         "beta": [*PLAIN, "vae.kl_weight=0.4"],  # Higgins et al. 2017, below 1; a row of He et al. 2019
         "word_dropout": [*linear, "vae.word_dropout=0.3"],  # Bowman et al. 2016
-        "bn": [*linear, "vae.bn_gamma=0.6"],  # Zhu et al. 2020
+        "bn": [*linear, "vae.bn_gamma=0.5"],  # Zhu et al. 2020
         "fbp": [*linear, "vae.free_bits=0.25", f"vae.pretrain_steps={pretrain}", "vae.reset_decoder=true"],  # Li 2019
         "aggressive": [*linear, "vae.aggressive=true"],  # He et al. 2019
         "layerwise": [*linear, "vae.latents=layerwise", f"vae.z_size={grouped}"],  # Hu et al. 2022
@@ -76,11 +77,15 @@ HEADS = ("PPL", "NLL", "-ELBO", "rec", "KL", "MI", "AU", "minutes")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of all runs.")
 @click.option("--rows", default=None, help=f"Comma between them: {','.join(ROWS)}.  [default: all that fit BASE]")
 @click.option("--seeds", default="0", show_default=True, help="Training seeds, comma between them.")
+@click.option("--warm", is_flag=True, help="Start decoders from the autoregressive model, OUT/mle, of their seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(base: str, overrides: tuple[str, ...], out: str, rows: str | None, seeds: str, as_json: bool) -> None:
+def main(
+    base: str, overrides: tuple[str, ...], out: str, rows: str | None, seeds: str, warm: bool, as_json: bool
+) -> None:
     """Train the remedies of posterior collapse on the config BASE, and print one table."""
     try:
-        plan = make_plan(base, list(overrides), rows.split(",") if rows else None, parse_seeds(seeds))
+        parents = Path(out) if warm else None
+        plan = make_plan(base, list(overrides), rows.split(",") if rows else None, parse_seeds(seeds), parents)
         for row, seed, config in plan:
             check_finished(Path(out), row, seed, config)
     except UserError as error:
@@ -104,9 +109,11 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def make_plan(
-    base: str, overrides: list[str], rows: list[str] | None, seeds: list[int]
+    base: str, overrides: list[str], rows: list[str] | None, seeds: list[int], parents: Path | None = None
 ) -> list[tuple[str, int, Config]]:
     """Row, seed and config of every run. Rows that do not fit the base config are refused, or left out if not named.
+
+    ``parents`` is the folder of the runs ``mle`` that decoders start from; None: they start from scratch.
 
     Raises:
         UserError: an unknown row, a config that is wrong, or one without VAE.
@@ -124,6 +131,9 @@ def make_plan(
             continue
         for seed in seeds:
             own = [*overrides, *known[row], f"seed={seed}", f"name={config.name}-{row}-{seed}"]
+            if row != "mle":
+                parent = "none" if parents is None else run_folder(parents, "mle", seed)
+                own.append(f"vae.init_from={parent}")
             plan.append((row, seed, load_config(base, own)))
     return plan
 

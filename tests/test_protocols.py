@@ -30,7 +30,8 @@ def test_all_are_there_and_whole():
     for protocol in protocols():
         assert protocol.version >= 1
         assert protocol.n >= 1000
-        assert parse_samplers(protocol.samplers) == parse_samplers(DEFAULT_SAMPLERS)
+        usual = [sampler for sampler in parse_samplers(DEFAULT_SAMPLERS) if sampler.family != "z_temperature"]
+        assert parse_samplers(protocol.samplers) == usual  # a protocol says nothing of latents
         assert protocol.split in ("dev", "test")
         assert set(protocol.sizes) == set(SPLITS)
         assert len(protocol.fingerprint) == 64

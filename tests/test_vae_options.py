@@ -187,6 +187,21 @@ def test_the_pull_to_the_prior_is_in_the_encoders_gradient_at_its_weight(bench, 
     assert (few["loss"] - plain["loss"]).item() == pytest.approx(few["aggregate"].item() * constant, rel=0.2, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["mmd", "adversarial"])
+def test_nothing_pulls_at_the_codes_of_the_autoencoder_of_pretraining(config, tmp_path, kind):
+    options = ["vae.pretrain_steps=2", "checkpoint.every=1", "checkpoint.keep_last=9"]
+    options += ["vae.bn_gamma=0.5"]  # batches of all lengths, with the pull and without
+    run.train(config(*options), tmp_path / "none")
+    run.train(config(*options, f"vae.aggregate={kind}"), tmp_path / "pull")
+    assert [r["step"] for r in records(tmp_path / "pull") if "train/aggregate" in r] == [3, 4, 5, 6]
+    for step, same in ((2, True), (3, False)):
+        one, other = (
+            load_state(tmp_path / name / f"checkpoints/step-{step:08d}")["learner"]["vae"]["encoder.wte.weight"]
+            for name in ("none", "pull")
+        )
+        assert torch.equal(one, other) == same
+
+
 def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -336,9 +351,9 @@ def test_the_encoder_stops_running_ahead_when_information_rises_no_more():
 def test_the_encoder_is_updated_several_times_for_each_update_of_the_decoder(config, tmp_path, monkeypatch):
     calls, plain = [], vae.update
 
-    def spy(run, learner, batch, name, weight, lr, *, only=None):
+    def spy(*args, only=None, **options):
         calls.append(only)
-        return plain(run, learner, batch, name, weight, lr, only=only)
+        return plain(*args, only=only, **options)
 
     information = iter([1.0, 2.0, 1.5, 9.0])
     evaluate = vae.evaluate_vae

@@ -85,7 +85,7 @@ class VAE(Section):
         None, description="batch norm of the posterior means with this fixed scale (BN-VAE: 0.5 to 0.7); none: off"
     )
     pretrain_steps: NotNegative = Field(
-        0, description="updates as an autoencoder first, with kl_weight 0 and no free bits (FBP); 0: none"
+        0, description="updates as an autoencoder first, with kl_weight 0, no free bits and no aggregate (FBP); 0: none"
     )
     reset_decoder: bool = Field(True, description="start the decoder anew after pretraining, as FBP does")
     aggressive: bool = Field(

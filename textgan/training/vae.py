@@ -70,7 +70,8 @@ def train_vae(run: Experiment, start: int, resumed: dict[str, Any] | None) -> tu
                 run_ahead(run, learner, ahead, weight, lr)
                 only = "decoder"
             rows = plan.indices(k)
-            found = update(run, learner, run.train.batch(rows).to(run.device), (k,), weight, lr, only=only)
+            batch = run.train.batch(rows).to(run.device)
+            found = update(run, learner, batch, (k,), weight, lr, only=only, pull=step >= main)
             learner.average.update()
             step += 1
             progress.advance(tokens=int(run.train.lengths[rows].sum()))
@@ -166,7 +167,6 @@ def end_pretraining(run: Experiment, learner: Learner) -> Learner:
             for own, new in zip(fresh.vae.decoder_parameters(), anew.decoder_parameters(), strict=True):
                 own.copy_(new)
     fresh.average = WeightAverage(fresh.vae, run.config.vae.ema)
-    fresh.aggregate = learner.aggregate
     return fresh
 
 
@@ -255,6 +255,7 @@ def update(
     lr: float,
     *,
     only: str | None = None,
+    pull: bool = True,
 ) -> dict[str, Tensor]:
     """One update by the bound with its weights; returns scalars to log.
 
@@ -266,6 +267,7 @@ def update(
         weight: of the KL. At 0 it does not enter the gradient at all, and its floor neither.
         lr: learning rate.
         only: ``encoder`` or ``decoder``: the parameters that move; None: both.
+        pull: whether ``vae.aggregate`` pulls the codes to the prior; it leaves an autoencoder's alone.
     """
     settings, vae, seed = run.config.vae, learner.vae, run.config.seed
     total = constant(run)
@@ -280,7 +282,7 @@ def update(
     unknown = run.tokenizer.eos_id if run.tokenizer.unk_id is None else run.tokenizer.unk_id
     words = stream(run.device, seed, "words", *name)
     inputs = word_dropout(batch.inputs, settings.word_dropout, unknown, words)
-    aggregate = learner.aggregate if only != "decoder" else None
+    aggregate = learner.aggregate if pull and only != "decoder" else None
 
     learner.optimizer.zero_grad()
     sums = {key: torch.zeros((), device=run.device) for key in ("loss", "recon", "kl")}

@@ -112,6 +112,24 @@ def test_a_parent_must_fit_and_exist(config, parents, tmp_path):
         config("mle=none", "vae.init_from=mle")
 
 
+def test_a_vae_is_no_parent_and_nothing_is_written_before_that_is_said(config, tmp_path):
+    run.train(config(), tmp_path / "vae")
+    own, adversarial = tmp_path / "vae" / "checkpoints" / "mle", "adversarial.batch_size=4"
+    for key, *options in (("vae.init_from",), ("adversarial.init_from", "vae=none", adversarial)):
+        with pytest.raises(UserError, match=rf"^{key}=.*vae is a VAE \(.*\), .*; give {own}$"):
+            run.train(config(*options, "mle=none", f"{key}={tmp_path / 'vae'}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_parent_that_may_have_read_what_is_held_out_here_is_told_of(config, parents, tmp_path, capsys):
+    options = ["mle=none", f"vae.init_from={parents / 'transformer'}"]
+    run.plan(config(*options), tmp_path / "run")
+    assert "warning" not in capsys.readouterr().err
+    run.plan(config(*options, "data.seed=1"), tmp_path / "run")
+    told = capsys.readouterr().err
+    assert told.count("was trained on other texts or another split of them") == 1
+
+
 def test_runs_whose_parents_differ_in_seed_alone_are_one_setting(config, parents, tmp_path):
     run.train(config("vae=none", "seed=1"), tmp_path / "parent")
     ends = [parents / "transformer" / "checkpoints" / "mle", tmp_path / "parent" / "checkpoints" / "mle"]

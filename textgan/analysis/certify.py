@@ -40,7 +40,7 @@ from textgan.training.checkpoint import (
 )
 from textgan.training.critic import load_critic
 from textgan.training.experiment import say
-from textgan.training.run import read_corpus
+from textgan.training.inputs import read_corpus
 
 FORMAT = 1
 CRITICS = ("own", "wide", "both")

@@ -45,8 +45,8 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.samplers import Sampler, sampling_signature
 from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
 from textgan.training.experiment import say
+from textgan.training.inputs import encode, read_corpus
 from textgan.training.progress import Progress
-from textgan.training.run import encode, read_corpus
 
 # Said of each point as it is done.
 SHOWN = ("bleu_4", "self_bleu_4", "frechet_ngrams", "lm_kn", "rlm_kn", "valid")

@@ -18,9 +18,8 @@ from torch import nn
 
 from textgan.config import Config
 from textgan.configfile import dump_config, load_config
-from textgan.data.corpus import Corpus, load_corpus
-from textgan.data.dataset import TokenDataset, build_dataset
-from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from textgan.data.corpus import Corpus
+from textgan.data.tokenizer import load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import pick_device
@@ -32,7 +31,6 @@ from textgan.training.checkpoint import (
     check_checkpoint,
     fill,
     find_checkpoint,
-    load_for_sampling,
     load_state,
     load_weights,
     read_pointer,
@@ -43,6 +41,7 @@ from textgan.training.critic import build_discriminator
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.finish import finish_arm
+from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.interrupt import Interrupt
 from textgan.training.latent_gan import train_latent_gan
 from textgan.training.logging import RunLogger, flatten
@@ -198,10 +197,6 @@ def adopt_parent(run: Experiment) -> tuple[Generator, int]:
     fit, known = run.config.adversarial.calibrate, meta.get("calibration")
     if meta["data"] != run.corpus.fingerprint:
         known = None
-        say(
-            f"warning: {folder} was trained on other texts or another split of them (fingerprint {meta['data'][:12]} "
-            f"there, {run.corpus.fingerprint[:12]} here): it may have learned from what is held out here"
-        )
     entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)
     run.save(
@@ -215,83 +210,6 @@ def adopt_parent(run: Experiment) -> tuple[Generator, int]:
         best="mle",
     )
     return generator, step
-
-
-def read_corpus(config: Config) -> Corpus:
-    """The config's corpus, with what was found in it said on stderr; every split that training needs has texts."""
-    values = config.data.model_dump(exclude={"too_long"})
-    corpus = load_corpus(values.pop("source"), **values)
-    for line in corpus.report.lines():
-        say(line)
-    for split in ("train", "dev"):
-        if not getattr(corpus, split):
-            raise UserError(
-                f"{config.data.source}: no text is left for {split}; give more texts, data.{split}=FILE, or "
-                "other data.dev_fraction and data.test_fraction"
-            )
-    return corpus
-
-
-def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
-    """The tokenizer of the run's parent where there is one, else a new one trained on the training split."""
-    if config.parent is not None:
-        return parent_tokenizer(config)
-    values = config.tokenizer
-    return train_tokenizer(
-        values.kind,
-        corpus.train,
-        vocab_size=values.vocab_size,
-        min_count=values.min_count,
-        lowercase=config.data.lowercase,
-        split=values.split,
-    )
-
-
-def parent_tokenizer(config: Config) -> Tokenizer:
-    """Tokenizer of the run's parent; UserError where that run had another generator or tokenizer."""
-    key, path = config.parent
-    parent = load_for_sampling(path)
-    own, other = (
-        flatten({"generator": c.generator.model_dump(exclude={"dropout"}), "tokenizer": c.tokenizer.model_dump()})
-        for c in (config, parent.config)
-    )
-    odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if own[k] != other[k]]
-    if odd:
-        raise UserError(
-            f"{key}={path} was made with other settings: {', '.join(odd)}; "
-            "give this config the same generator and tokenizer sections"
-        )
-    return parent.tokenizer
-
-
-def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenDataset | None]:
-    """Token rows of the three splits (test: None where it is empty); says how many texts were too long."""
-    datasets = {}
-    for name in ("train", "dev", "test"):
-        texts = getattr(corpus, name)
-        if not texts:
-            datasets[name] = None
-            continue
-        try:
-            datasets[name], long = build_dataset(
-                texts, tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
-            )
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-        if long:
-            done = {"drop": "left out", "window": "cut into windows"}[config.data.too_long]
-            say(
-                f"{name}: {long} of {len(texts)} texts are longer than generator.block_size="
-                f"{config.generator.block_size} tokens and were {done}"
-            )
-    return datasets
-
-
-def check_rows(config: Config, splits: dict[str, TokenDataset | None]) -> None:
-    """UserError where a VAE has too few rows to compare their latents with each other."""
-    for name in ("train", "dev"):
-        if config.vae and len(splits[name]) < 2:
-            raise UserError(f"{config.data.source}: a VAE needs at least 2 texts in {name}; give more texts, or a file")
 
 
 def check_resumable(config: Config, folder: Path) -> None:

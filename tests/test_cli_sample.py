@@ -15,7 +15,8 @@ from textgan.cli import sample as command
 from textgan.config import Config
 from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
-from textgan.training.checkpoint import build_generator, load_for_sampling, save_checkpoint
+from textgan.training.building import build_generator
+from textgan.training.checkpoint import load_for_sampling, save_checkpoint
 
 TEXTS = ["Lily sees a red ball .", "Tom has a small dog .", "the dog runs to Lily ."]
 BLOCK = 12

@@ -29,7 +29,8 @@ from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import importance_nll, latent_values
 from textgan.sampling.samplers import parse_samplers
-from textgan.training.checkpoint import arms, build_model, load_for_sampling, save_checkpoint
+from textgan.training.building import build_model
+from textgan.training.checkpoint import arms, load_for_sampling, save_checkpoint
 from textgan.training.run import encode, make_tokenizer, read_corpus
 
 SMOKE = Path(__file__).parents[1] / "configs" / "vae" / "smoke.yaml"

@@ -14,7 +14,8 @@ from textgan.errors import UserError
 from textgan.ops import elbo
 from textgan.training import run, vae
 from textgan.training.aggressive import Aggressive, catch_up
-from textgan.training.checkpoint import build_vae, load_state
+from textgan.training.building import build_vae
+from textgan.training.checkpoint import load_state
 from textgan.training.experiment import Experiment
 
 TINY = [

@@ -30,14 +30,8 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.certificate import CLIP, Gain, calibrate, gain, permuted_gains
 from textgan.ops.ngrams import Ragged
-from textgan.training.checkpoint import (
-    VAE_PHASES,
-    SamplingModel,
-    arms,
-    check_checkpoint,
-    load_for_sampling,
-    write_atomically,
-)
+from textgan.training.building import VAE_PHASES
+from textgan.training.checkpoint import SamplingModel, arms, check_checkpoint, load_for_sampling, write_atomically
 from textgan.training.critic import load_critic
 from textgan.training.experiment import say
 from textgan.training.inputs import read_corpus

@@ -8,8 +8,9 @@ from typing import Any
 
 from textgan.models.generator import Generator
 from textgan.sampling.latent import LatentGenerator
+from textgan.training.building import build_generator, fill
 from textgan.training.calibrate import calibrate
-from textgan.training.checkpoint import build_generator, check_checkpoint, fill, load_state, load_weights, read_pointer
+from textgan.training.checkpoint import check_checkpoint, load_state, load_weights, read_pointer
 from textgan.training.evaluation import AnyGenerator
 from textgan.training.experiment import Experiment, say
 

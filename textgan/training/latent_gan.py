@@ -24,7 +24,8 @@ from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, word_dropout
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.sampling.latent import LatentGenerator
-from textgan.training.checkpoint import build_latent_mapper, fill, load_weights, read_pointer
+from textgan.training.building import build_latent_mapper, fill
+from textgan.training.checkpoint import load_weights, read_pointer
 from textgan.training.codes import codes_of, compare_codes, encode, encode_rows, posterior_noise, whitening_of
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm

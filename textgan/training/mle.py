@@ -8,7 +8,8 @@ from typing import Any
 
 from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
-from textgan.training.checkpoint import build_generator, fill, find_checkpoint, load_weights
+from textgan.training.building import build_generator, fill
+from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss

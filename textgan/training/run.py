@@ -24,12 +24,9 @@ from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import pick_device
 from textgan.training.adversarial import train_adversarial
+from textgan.training.building import build_generator, build_model, build_vae, fill
 from textgan.training.checkpoint import (
-    build_generator,
-    build_model,
-    build_vae,
     check_checkpoint,
-    fill,
     find_checkpoint,
     load_state,
     load_weights,

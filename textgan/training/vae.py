@@ -16,7 +16,8 @@ from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, kl_weight_at, kl_weight_settles, word_dropout
 from textgan.training.aggregate import AggregateTerm, build_aggregate_term
 from textgan.training.aggressive import Aggressive, catch_up
-from textgan.training.checkpoint import build_vae, fill, fill_decoder, find_checkpoint, load_weights, read_pointer
+from textgan.training.building import build_vae, fill, fill_decoder
+from textgan.training.checkpoint import find_checkpoint, load_weights, read_pointer
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr

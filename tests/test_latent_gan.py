@@ -18,7 +18,8 @@ from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.training import codes as codes_module
 from textgan.training.codes import codes_of, compare_codes, encode_rows, whitening_of
-from textgan.training.latent_gan import (
+from textgan.training.latent_gan import set_up, shown
+from textgan.training.latent_players import (
     autoencoder_step,
     critic_step,
     draw_codes,
@@ -26,8 +27,6 @@ from textgan.training.latent_gan import (
     encoder_loss,
     mapper_step,
     set_rates,
-    set_up,
-    shown,
 )
 from textgan.training.seeding import stream
 

@@ -74,6 +74,8 @@ def test_results_hold_no_likelihood_that_is_not_known(finished):
     assert {"bleu_4", "self_bleu_4", "recon"} <= entry["metrics"].keys()
     assert entry["metrics"]["recon"] == phases["vae"]["metrics"]["recon"]
     assert entry["calibration"] == phases["vae"]["calibration"] is not None
+    summary = {name: step for name, (step, _) in run.stages(phases).items()}
+    assert summary == {"vae": 2, "end": 6, "best": 6}  # the pictures of the end hold the VAE's values as well
     assert {"latent/mmd", "latent/mmd_real", "latent/mmd_prior", "latent/frechet"} <= entry["latent"].keys()
     joint = json.loads((finished["joint"] / "results.json").read_text())["phases"]
     assert joint["latent_gan"]["metrics"]["recon"] != joint["vae"]["metrics"]["recon"]

@@ -272,17 +272,19 @@ def test_the_hparams_page_lists_every_run_once_with_all_columns(tmp_path):
     assert {"summary/end_nll", "summary/best_nll", "quality/bleu_4"} <= set(metrics)
 
 
-def test_summary_shows_parent_and_end_as_one_line(folder):
+def test_summary_shows_the_phases_as_one_line(folder):
     logger = RunLogger(folder, config=CONFIG)
     logger.summary(
         {
             "parent": (6, {"nll": 3.0, "self_bleu_4": 0.5, "self_bleu_4_real": 0.4, "ppl": 20.0}),
+            "vae": (7, {"nll": 2.5, "kl": 4.0}),
             "end": (9, {"nll": 2.0, "self_bleu_4": 0.6, "self_bleu_4_real": 0.4, "test_nll": 2.5}),
             "best": (8, {"nll": 1.0}),
         }
     )
     logger.close("finished")
-    assert points(folder, "at_end/nll") == [(6, 3.0), (9, 2.0)]
+    assert points(folder, "at_end/nll") == [(6, 3.0), (7, 2.5), (9, 2.0)]
+    assert points(folder, "summary/vae_kl") == [(7, 4.0)]
     assert points(folder / "real_text", "at_end/self_bleu_4") == [(6, 0.4), (9, 0.4)]
     assert points(folder, "summary/best_nll") == [(8, 1.0)]
     assert points(folder, "summary/end_test_nll") == [(9, 2.5)]

@@ -103,11 +103,11 @@ class RunLogger:
         """Log the metrics of each stage, ``{"end": (step, {"nll": 1.2, ...})}``, for the HParams table.
 
         Stages are those of ``tags.STAGES``. All metrics of the model go to ``summary/STAGE_METRIC``; the headlines of
-        parent and end also to ``at_end/METRIC``, at their steps, with real text beside.
+        all but ``best`` also to ``at_end/METRIC``, at their steps, with real text beside.
         """
         for stage, (step, metrics) in stages.items():
             values = {f"summary/{stage}_{name}": v for name, v in metrics.items() if not name.endswith("_real")}
-            if stage in ("parent", "end") and not self._beside:
+            if stage != "best" and not self._beside:
                 shown = {name for headline in HEADLINES for name in (headline, f"{headline}_real")}
                 values |= {f"at_end/{name}": value for name, value in metrics.items() if name in shown}
             for tag in values:

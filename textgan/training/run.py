@@ -259,12 +259,13 @@ def write_results(run: Experiment) -> dict[str, Any]:
 
 
 def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str, float]]]:
-    """The final scores as the log's summary wants them: of the parent, at the end, and at the best dev NLL."""
+    """The final scores as the log's summary wants them: by names of ``tags.STAGES``, in the order of steps."""
     entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
     parent = {"parent": entries["mle"]} if "mle" in entries and len(entries) > 1 else {}
-    for last in ("latent_gan", "vae"):
-        if last in entries:
-            return {**parent, "end": entries[last], "best": entries[last]}
+    if "latent_gan" in entries:
+        return {**parent, "vae": entries["vae"], "end": entries["latent_gan"], "best": entries["latent_gan"]}
+    if "vae" in entries:
+        return {**parent, "end": entries["vae"], "best": entries["vae"]}
     if "adversarial" not in entries:
         return {"end": entries["mle"], "best": entries["mle"]}
     end = entries["adversarial"]

@@ -90,9 +90,10 @@ TAGS = {
 }
 HEADLINES = ("bleu_4", "distinct_2", "nll", "self_bleu_4", "valid")
 STAGES = {
-    "parent": "at the end of the MLE phase that the adversarial phase starts from",
+    "parent": "at the end of the MLE phase, from which the adversarial phase starts and beside which a VAE stands",
+    "vae": "at the end of the VAE's phase, where a latent GAN follows",
     "end": "at the end of the run",
-    "best": "of the last phase's weights with the best dev NLL",
+    "best": "of the last phase's weights with the best dev NLL (of a latent GAN: the nearest codes)",
 }
 REAL = ", of as many real texts: the mark to compare with"
 

@@ -78,6 +78,14 @@ def test_children_of_parents_that_differ_in_their_seed_are_one_setting(rng, tmp_
     assert [(source.seed, source.title) for source in both] == [(3, "gan"), (4, "gan")]  # those of the parents
 
 
+@pytest.mark.parametrize("origin, told", [("mle", True), ("none", False)])
+def test_a_vae_that_goes_on_from_a_generator_is_told_to_have_had_more_updates(rng, tmp_path, origin, told):
+    overrides = ["adversarial=none", f"vae.init_from={origin}"]
+    run = write_run(tmp_path / "a", {"mle": front(rng), "vae": front(rng)}, overrides=overrides)
+    found = [note for note in study(run).notes if "not compared at equal updates" in note]
+    assert [note.startswith(f"{run}: ") for note in found] == [True] * told
+
+
 @pytest.mark.parametrize(
     "override, same", [("name=x", True), ("seed=5", True), ("threads=2", True), ("mle.lr=2e-3", False)]
 )

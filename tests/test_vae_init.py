@@ -1,5 +1,6 @@
 """A VAE whose decoder starts from a generator: from this run's own, or from another run's."""
 
+import json
 import os
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from textgan.analysis.runs import setting_of
 from textgan.configfile import load_config
 from textgan.errors import UserError
-from textgan.training import run, vae
+from textgan.training import report, run, vae
 from textgan.training.checkpoint import load_for_sampling, load_weights
 from textgan.training.evaluation import text_nll
 
@@ -66,6 +67,9 @@ def decoder_of(weights):
 def test_the_runs_own_generator_starts_the_decoder_and_starts_it_anew_after_pretraining(config, tmp_path, monkeypatch):
     settings = config("vae.init_from=mle", "vae.pretrain_steps=2", "vae.lr=1e-2")
     made = first_vae(settings, tmp_path / "run", monkeypatch)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["phases"]
+    told = "vae: its decoder started from mle and learned on: no comparison at equal updates"
+    assert told in report.arm_lines(results)
     parent = load_weights(tmp_path / "run" / "checkpoints" / "mle")
     assert len(made) == 2  # at the start, and behind the pretraining
     for weights in made:

@@ -35,6 +35,7 @@ class Source:
         setting: the same for sources that differ only in their seed.
         title: a short name of the setting.
         seed: of the training.
+        note: what a reader must know of how its arms were trained; None: nothing.
     """
 
     shown: str
@@ -42,6 +43,7 @@ class Source:
     setting: str
     title: str
     seed: int
+    note: str | None = None
 
 
 class Record(NamedTuple):
@@ -79,8 +81,21 @@ def run_sources(paths: Sequence[Path]) -> list[Source]:
             if count > 1:
                 twice = " and ".join(str(path) for path, other in zip(own, seeds, strict=True) if other == seed)
                 raise UserError(f"{twice} are one setting with one seed ({seed}); give runs of different seeds")
-        sources += [Source(str(path), path, setting, title, seed) for path, seed in zip(own, seeds, strict=True)]
+        sources += [
+            Source(str(path), path, setting, title, seed, _note(path, configs[path]))
+            for path, seed in zip(own, seeds, strict=True)
+        ]
     return sources
+
+
+def _note(path: Path, config: Config) -> str | None:
+    """That a VAE has had more updates than the generator that its decoder started from, where it is so."""
+    if config.vae is None or config.vae.init_from is None:
+        return None
+    return (
+        f"{path}: the decoder of its VAE started from a generator (vae.init_from={config.vae.init_from}) and learned "
+        "on, so the two are not compared at equal updates: a lower held-out NLL may come from the further ones alone"
+    )
 
 
 def setting_of(config: Config) -> str:

@@ -104,6 +104,7 @@ def build_study(sources: Sequence[Source], *, split: str = "dev", mark_differenc
         UserError: a source without records, nothing in common, or signatures that differ.
     """
     folders, notes = choose_folders(sources, split)
+    notes += [source.note for source in sources if source.note is not None]
     table: Table = {}
     for source in sources:
         for record in records_of(source, folders):

@@ -101,12 +101,15 @@ def table_width(rows: list[list[str]]) -> int:
 
 
 def arm_lines(phases: dict[str, Any]) -> list[str]:
-    """What the table does not show of the arms in results.json: how each was calibrated, and the baseline's budget."""
+    """What the table does not show of each arm in results.json: what its nll is, what it started from, how it was
+    calibrated, and the baseline's budget."""
     lines = []
     for name, entry in phases.items():
         fitted, bound = entry.get("calibration"), entry.get("iw_samples")
         if bound:
             lines.append(f"{name}: nll is an upper bound, importance-weighted with {bound} draws of z a text")
+        if origin := entry.get("started_from"):
+            lines.append(f"{name}: its decoder started from {origin} and learned on: no comparison at equal updates")
         if fitted:
             lines.append(
                 f"{name}: calibrated on dev: temperature {fitted['temperature']:.3f}, <unk> bias "

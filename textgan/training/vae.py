@@ -325,6 +325,8 @@ def finish(run: Experiment, learner: Learner, step: int) -> TextVAE:
     vae.requires_grad_(False)
     fit_aggregate(run, vae)
     entry = finish_arm(run, "vae", latent_model(vae), step, fit=settings.calibrate)
+    if settings.init_from is not None:
+        entry["started_from"] = settings.init_from
     values = evaluate_vae(run, vae, step)
     run.save(
         "vae",

@@ -311,6 +311,9 @@ def test_the_command_shows_what_latents_do(copy):
     assert head.split()[-4:] == ["recon", "kl", "mi", "active_units"]
     assert "vae z_temperature=0.5" in table
     assert "vae, best of all samplers" in table
+    bound = f"nll, kl_to_model of vae, vae+aggregate: upper bounds, importance-weighted with {K} draws of z a text"
+    assert table.splitlines()[-1] == bound
+    assert "upper bounds" not in invoke(*args, "--iw-samples", K, "--arms", "mle").stdout
     told = json.loads(invoke(*args, "--iw-samples", K, "--json").stdout)
     assert told["signature"]["held_out"]["iw_samples"] == K
     assert invoke(copy, "--iw-samples", 0, code=2)

@@ -226,7 +226,22 @@ def _table(result: dict[str, Any], headline: tuple[str, ...]) -> list[str]:
         about += f", protocol {result['protocol']}"
     if result["test_reads"]:
         about += f"; looks at the test split so far: {result['test_reads']}"
-    return [about, "", *lines]
+    return [about, "", *lines, *_bounds_told(result, names)]
+
+
+def _bounds_told(result: dict[str, Any], names: list[str]) -> list[str]:
+    """A line on which values of the table are bounds, where some are."""
+    from textgan.analysis.judged import BOUNDED, OF_LIKELIHOOD
+
+    arms = [arm for arm in dict.fromkeys(point.arm for point in result["points"]) if arm in BOUNDED]
+    shown = [name for name in names if name in OF_LIKELIHOOD]
+    if not arms or not shown:
+        return []
+    draws = result["signature"]["held_out"]["iw_samples"]
+    return [
+        "",
+        f"{', '.join(shown)} of {', '.join(arms)}: upper bounds, importance-weighted with {draws} draws of z a text",
+    ]
 
 
 def _number(value: float | None, interval: list[float] | None = None) -> str:

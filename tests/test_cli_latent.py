@@ -551,6 +551,16 @@ def test_models_without_latents(run, args):
         invoke(folder / "mle", *args)
 
 
+def test_a_vae_that_is_still_in_training_is_named(tmp_path):
+    """The pointer to the best is on the generator until the weight of the KL has its last value."""
+    root = write_run(tmp_path / "run") / "checkpoints"
+    (root / "vae").rename(root / "step-00000040")
+    point(root / "mle", "best")
+    with pytest.raises(UserError, match=rf"--text: \S+/mle \(phase mle\) has no latents; give {root}/step-00000040$"):
+        invoke(tmp_path / "run", "--text", A)
+    assert len(records(root / "step-00000040", "--text", A)) == 1
+
+
 def test_no_vae_to_name(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "checkpoints" / "mle").rename(tmp_path / "mle")

@@ -184,7 +184,7 @@ def load_model(source: str, device, request: Request) -> SamplingModel:
         UserError: it has no latents but an option is about them, or not this source.
     """
     from textgan.sampling.latent import LatentGenerator
-    from textgan.training.checkpoint import find_checkpoint, load_for_sampling
+    from textgan.training.checkpoint import arms, find_checkpoint, load_for_sampling
 
     path = find_checkpoint(source)
     trained = path.parent / "latent_gan"
@@ -196,8 +196,8 @@ def load_model(source: str, device, request: Request) -> SamplingModel:
     generator = model.generator
     if not isinstance(generator, LatentGenerator):
         if request.needs_vae:
-            vae = path.parent / "vae"
-            hint = f"give {vae}" if vae.is_dir() else "give the run of a VAE (a config with a `vae:` section)"
+            vae = arms(path.parent.parent).get("vae") if path.parent.name == "checkpoints" else None
+            hint = f"give {vae}" if vae else "give the run of a VAE (a config with a `vae:` section)"
             raise UserError(
                 f"{request.needs_vae}: {path} (phase {model.meta.get('phase', 'mle')}) has no latents; {hint}"
             )

@@ -26,15 +26,15 @@ def finish_arm(
 ) -> dict[str, Any]:
     """Calibrate ``generator`` in place (``fit``), and keep its final scores as ``run.results[name]``; returns them.
 
-    They hold ``calibration`` (what was fitted; None: nothing was) and ``uncalibrated`` (likelihood of dev before).
+    They hold ``calibration`` (what was fitted; None: nothing was) and, where it was fitted here, ``uncalibrated``: the
+    likelihood of dev before.
 
     Args:
         known: what was fitted before, of a generator that comes calibrated.
     """
-    draws = run.config.evaluation.final_iw_samples
-    before = {tag.partition("/")[2]: v for tag, v in run.evaluator.likelihood(generator, run.dev, draws).items()}
-    fitted = known
+    fitted, before = known, None
     if fit and known is None:
+        before = run.evaluator.likelihood(generator, run.dev, run.config.evaluation.final_iw_samples)
         fitted = calibrate(generator, run.dev, unk_id=run.tokenizer.unk_id, device=run.device)
         say(
             "{}: calibrated on dev: softmax temperature {temperature:.3f}, <unk> bias {unk_bias:+.2f}, "
@@ -44,8 +44,8 @@ def finish_arm(
         )
     entry = run.final_scores(name, generator, step)
     entry["calibration"] = fitted
-    if known is None:
-        entry["uncalibrated"] = before
+    if before is not None:
+        entry["uncalibrated"] = {tag.partition("/")[2]: value for tag, value in before.items()}
     return entry
 
 

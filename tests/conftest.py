@@ -27,3 +27,11 @@ def as_torch_was():
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def no_waiting_for_the_disk():
+    """Checkpoints are not flushed to the disk: it outlives these tests, and the wait is a third of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield

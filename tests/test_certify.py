@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import textgan.cli.certify as command
+from tests import commands
 from textgan.analysis import certify as module
 from textgan.analysis import critics, crossfit
 from textgan.analysis.certify import Study, certify, sentence
@@ -294,12 +295,7 @@ def test_sentences_say_what_was_found():
     assert "takes it away from real text" in said(-0.2, -0.3, -0.1, False, critic="both")
 
 
-def invoke(*args):
-    result = CliRunner().invoke(command.certify, [str(arg) for arg in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result
+invoke = partial(commands.invoke, command.certify)
 
 
 def test_the_command_prints_a_table_or_json(run, monkeypatch):

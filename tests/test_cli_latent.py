@@ -1,11 +1,12 @@
 """``textgan sample`` on a small untrained VAE: what it prints, refuses, and what must be the same text."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
 
+from tests import commands
 from textgan.cli import output
 from textgan.cli import sample as command
 from textgan.config import Config
@@ -84,12 +85,7 @@ def files(tmp_path):
     return tmp_path / "a.txt", tmp_path / "b.txt"
 
 
-def invoke(*args, stdin=None, code=0):
-    result = CliRunner().invoke(command.sample, [str(arg) for arg in args], input=stdin)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+invoke = partial(commands.invoke, command.sample)
 
 
 def records(*args, **kwargs):

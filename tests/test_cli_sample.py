@@ -4,12 +4,13 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import textgan.sampling.decode
+from tests import commands
 from textgan.cli import output
 from textgan.cli import sample as command
 from textgan.config import Config
@@ -42,12 +43,7 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "step-00000040")
 
 
-def invoke(*args, stdin=None, code=0):
-    result = CliRunner().invoke(command.sample, [str(arg) for arg in args], input=stdin)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+invoke = partial(commands.invoke, command.sample)
 
 
 def records(*args, **kwargs):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kills import Killed
 from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
@@ -15,10 +16,6 @@ from textgan.training.experiment import Experiment
 from textgan.training.progress import Progress
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kills import Killed
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.sampling.decode import generate
@@ -14,10 +15,6 @@ from textgan.training.checkpoint import arms, check_checkpoint, load_for_samplin
 from textgan.training.experiment import Experiment
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.kills import Killed, everything
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.training import checkpoint, run
-from textgan.training.checkpoint import arms, load_for_sampling, load_state, load_weights, read_pointer
+from textgan.training.checkpoint import load_for_sampling, read_pointer
 from textgan.training.experiment import Experiment
 from textgan.training.logging import RunLogger
 from textgan.training.progress import Progress
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +39,6 @@ def few(tmp_path_factory):
 
 def config(*overrides: str) -> Config:
     return load_config(SMOKE, overrides)
-
-
-def everything(folder: Path) -> dict:
-    """What must be the same bits: the log, the results, the pointers and each checkpoint that they name."""
-    results = json.loads((folder / "results.json").read_text())
-    root = folder / "checkpoints"
-    kept = {name: read_pointer(root, name) for name in ("best", "last", "best-continued")}
-    beside = folder / "continued" / "metrics.jsonl"
-    return {
-        "metrics": (folder / "metrics.jsonl").read_bytes(),
-        "beside": beside.read_bytes() if beside.exists() else None,
-        "results": {key: value for key, value in results.items() if key != "run"},
-        "pointers": kept,
-        "weights": {name: plain(load_weights(root / name)) for name in {*arms(folder), *kept.values()} if name},
-        "state": plain(load_state(root / kept["last"])),
-    }
-
-
-def plain(value):
-    """Tensors as lists, so that nested states can be compared."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def test_killed_before_any_write_and_resumed_equals_uninterrupted(few, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kills import Killed
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
@@ -77,10 +78,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(whole, tmp_
         assert same(weights(folder, arm), weights(tmp_path / "again", arm))
     run.train(config("seed=1"), tmp_path / "other")
     assert not same(weights(folder), weights(tmp_path / "other"))
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])

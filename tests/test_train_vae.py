@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 import signal
 
 import pytest
 import torch
 
+from tests import kills
+from tests.kills import Killed, plain
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.sampling.decode import generate
@@ -32,11 +33,7 @@ TINY = [
 MLE = ["mle.max_steps=2", "mle.batch_size=8", "mle.warmup_steps=1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +64,11 @@ def records(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def plain(value):
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.tolist() if isinstance(value, torch.Tensor) else value
-
-
 def everything(folder):
-    """What must be the same bits."""
-    results = json.loads((folder / "results.json").read_text())
-    root = folder / "checkpoints"
-    kept = {name: read_pointer(root, name) for name in ("best", "last")}
-    steps = sorted(path.name for path in root.glob("step-*"))
-    return {
-        "metrics": (folder / "metrics.jsonl").read_bytes(),
-        "results": {key: value for key, value in results.items() if key != "run"},
-        "pointers": kept,
-        "weights": {path.name: plain(load_weights(path)) for path in arms(folder).values()},
-        "steps": steps,
-        "state": plain(load_state(root / steps[-1])),
-    }
+    """What must be the same bits; here also which steps were kept, and the newest of them to go on from."""
+    steps = sorted((folder / "checkpoints").glob("step-*"))
+    more = {"steps": [path.name for path in steps], "state of the newest": plain(load_state(steps[-1]))}
+    return kills.everything(folder) | more
 
 
 # ---------------------------------------------------------------------------------------------- the folder
@@ -232,10 +212,6 @@ def test_collapse_provoked_on_purpose_rings_the_alarm(alone, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------------------------- resuming
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
 
 
 PARTS = {

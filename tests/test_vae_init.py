@@ -1,7 +1,6 @@
 """A VAE whose decoder starts from a generator: from this run's own, or from another run's."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -22,11 +21,7 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture(scope="module")

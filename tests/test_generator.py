@@ -173,6 +173,13 @@ def test_both_attention_paths_agree():
         torch.testing.assert_close(plain, fused, rtol=1e-5, atol=1e-6)
 
 
+def test_logits_at_columns_are_those_of_all_columns():
+    g, x = small(), ids(3, 6)
+    at = torch.tensor([[1, 0, 1, 1, 0, 0], [0] * 6, [0, 0, 0, 0, 0, 1]]).bool()
+    assert g(x, at=at).shape == (4, V)
+    torch.testing.assert_close(g(x, at=at), g(x)[at], rtol=1e-5, atol=1e-6)
+
+
 def test_works_under_bfloat16_autocast():
     g, tokens = small(), ids(3, BLOCK)
     with torch.no_grad():

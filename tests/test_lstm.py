@@ -81,6 +81,13 @@ def test_cached_equals_uncached(pieces):
     assert cache.length == BLOCK
 
 
+def test_logits_at_columns_are_those_of_all_columns():
+    g, x = small(), ids(2, 4)
+    at = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 1]]).bool()
+    assert g(x, at=at).shape == (4, V)
+    torch.testing.assert_close(g(x, at=at), g(x)[at], rtol=1e-5, atol=1e-6)
+
+
 def test_padding_is_not_read():
     """Values of padding columns and gradients to them: none, also of a row that is padding up to its last column."""
     g, pad = small(2), torch.tensor([0, 2, 4])

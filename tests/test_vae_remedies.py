@@ -18,7 +18,8 @@ SMOKE = str(CONFIGS / "smoke.yaml")
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_row_differs_from_plain_in_what_it_names_alone(path):
     plan = {row: config for row, _, config in make_plan(str(path), ["vae.word_dropout=0.1"], None, [0])}
-    assert tuple(plan) == tuple(row for row in ROWS if row != "layerwise" or plan["mle"].generator.kind != "lstm")
+    lacking = {"mle_longer"} | ({"layerwise"} if plan["mle"].generator.kind == "lstm" else set())
+    assert tuple(plan) == tuple(row for row in ROWS if row not in lacking)
     assert plan["mle"].vae is None
     assert plan["mle"].mle == load_config(path).mle
     plain = plan["plain"].vae.model_dump()
@@ -43,7 +44,7 @@ def test_each_row_differs_from_plain_in_what_it_names_alone(path):
             found = {key for key, value in config.vae.model_dump().items() if value != plain[key]}
             assert found - {"z_size"} == named[row], row
             assert config.generator == plan["mle"].generator
-    assert set(named) | {"mle"} == set(ROWS) == set(remedies(load_config(path)))
+    assert set(named) | {"mle", "mle_longer"} == set(ROWS) == set(remedies(load_config(path)))
     assert plan["free_bits_total"].vae.free_bits == 0.25 * plan["free_bits"].vae.z_size
     if "layerwise" in plan:
         sizes = plan["layerwise"].vae.z_size, plan["plain"].vae.z_size
@@ -54,7 +55,7 @@ def test_each_row_differs_from_plain_in_what_it_names_alone(path):
 @pytest.mark.parametrize(
     "base, rows, message",
     [
-        (SMOKE, ["plain", "magic"], "unknown row magic; known: mle, ae, plain"),
+        (SMOKE, ["plain", "magic"], "unknown row magic; known: mle, mle_longer, ae, plain"),
         (str(CONFIGS.parent / "smoke.yaml"), None, "has no `vae` section"),
         (str(CONFIGS / "ptb_lstm.yaml"), ["layerwise"], "needs generator.kind=transformer"),
     ],
@@ -72,7 +73,7 @@ def test_seeds_are_numbers():
 
 
 def test_the_table_has_means_and_spreads():
-    shared = {"failed": False, "nll": 2.0, "minutes": 0.25}
+    shared = {"failed": False, "nll": 2.0, "minutes": 0.25, "cpu_minutes": 0.5}
     runs = [
         {"row": "mle", "seed": 0, "ppl": 10.0, **shared},
         {"row": "mle", "seed": 1, "ppl": 14.0, **shared},
@@ -81,10 +82,10 @@ def test_the_table_has_means_and_spreads():
     ]
     runs[2]["active_units"] = 3.0
     assert table(runs).splitlines() == [
-        "| | PPL | NLL | -ELBO | rec | KL | MI | AU | minutes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| mle | 12.00 ± 2.83 | 2.00 ± 0.00 |  |  |  |  |  | 0.2 ± 0.0 |",  # sd of 10, 14: sqrt(8)
-        "| bn (1 of 2 failed) | 9.50 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 3.0 | 0.2 |",
+        "| | PPL | NLL | -ELBO | rec | KL | MI | AU | minutes | CPU min |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| mle | 12.00 ± 2.83 | 2.00 ± 0.00 |  |  |  |  |  | 0.2 ± 0.0 | 0.5 ± 0.0 |",  # sd of 10, 14: sqrt(8)
+        "| bn (1 of 2 failed) | 9.50 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 3.0 | 0.2 | 0.5 |",
     ]
     assert len(COLUMNS) == len(HEADS)
 
@@ -105,7 +106,7 @@ def test_two_rows_are_trained_once_and_read_again(tmp_path, monkeypatch):
     assert (fbp["split"], fbp["iw_samples"], fbp["step"], fbp["z_size"]) == ("test", 3, 6, 4)
     assert (mle["step"], mle["iw_samples"]) == (2, None)
     assert "kl" not in mle
-    assert min(mle["minutes"], fbp["minutes"]) > 0
+    assert min(run[key] for run in (mle, fbp) for key in ("minutes", "cpu_minutes")) > 0
 
     def refuse(*args, **kwargs):
         raise AssertionError("what is finished must not be trained again")
@@ -121,7 +122,9 @@ def test_two_rows_are_trained_once_and_read_again(tmp_path, monkeypatch):
 
 def test_warm_decoders_start_from_the_generator_of_their_seed(tmp_path):
     plan = make_plan(SMOKE, [], None, [0, 3], tmp_path)
+    steps = {row: config.mle.max_steps for row, _, config in plan if config.mle}
+    assert steps["mle_longer"] == steps["mle"] + load_config(SMOKE).vae.max_steps
     for row, seed, config in plan:
-        expected = None if row == "mle" else ("vae.init_from", str(tmp_path / "mle" / f"seed-{seed}"))
+        expected = None if row in ("mle", "mle_longer") else ("vae.init_from", str(tmp_path / "mle" / f"seed-{seed}"))
         assert config.parent == expected
     assert all(config.parent is None for _, _, config in make_plan(SMOKE, ["vae.init_from=mle"], None, [0]))

@@ -4,11 +4,13 @@
 
 Every run has a folder of its own, OUT/ROW/seed-N, and is trained by `textgan train` in a process of its own. What is
 finished there is not trained again and what was interrupted goes on, so more rows and seeds can be asked for later.
-With --warm, the decoder of each VAE starts from row mle of its own seed.
+With --warm, the decoder of each VAE starts from row mle of its own seed; row mle_longer is then the autoregressive
+model that had as many updates as those two phases together.
 """
 
 import json
 import math
+import resource
 import shutil
 import statistics
 import subprocess
@@ -48,8 +50,10 @@ def remedies(base: Config) -> dict[str, list[str]]:
     pretrain = vae.pretrain_steps or vae.max_steps // 4
     linear = [*PLAIN, "vae.kl_schedule=linear", f"vae.kl_ramp_steps={ramp}"]
     grouped = max(vae.z_size // base.generator.n_layer, 1) * base.generator.n_layer
+    longer = f"mle.max_steps={base.mle.max_steps + vae.max_steps}"
     return {
         "mle": ["vae=none", "latent_gan=none"],  # the autoregressive model of the same size
+        "mle_longer": ["vae=none", "latent_gan=none", longer],
         "ae": [*PLAIN, "vae.kl_weight=0"],
         "plain": PLAIN,
         "linear": linear,  # Bowman et al. 2016
@@ -65,10 +69,21 @@ def remedies(base: Config) -> dict[str, list[str]]:
     }
 
 
-ROWS = ("mle", "ae", "plain", "linear", "cyclical", "free_bits", "free_bits_total", "beta", "word_dropout", "bn", "fbp")
-ROWS += ("aggressive", "layerwise")
-COLUMNS = {"ppl": 2, "nll": 2, "elbo": 2, "recon": 2, "kl": 2, "mi": 2, "active_units": 1, "minutes": 1}
-HEADS = ("PPL", "NLL", "-ELBO", "rec", "KL", "MI", "AU", "minutes")
+AUTOREGRESSIVE = ("mle", "mle_longer")
+ROWS = (*AUTOREGRESSIVE, "ae", "plain", "linear", "cyclical", "free_bits", "free_bits_total", "beta", "word_dropout")
+ROWS += ("bn", "fbp", "aggressive", "layerwise")
+COLUMNS = {
+    "ppl": 2,
+    "nll": 2,
+    "elbo": 2,
+    "recon": 2,
+    "kl": 2,
+    "mi": 2,
+    "active_units": 1,
+    "minutes": 1,
+    "cpu_minutes": 1,
+}
+HEADS = ("PPL", "NLL", "-ELBO", "rec", "KL", "MI", "AU", "minutes", "CPU min")
 
 
 @click.command()
@@ -129,9 +144,11 @@ def make_plan(
         if row == "layerwise" and config.generator.kind != "transformer" and not rows:
             click.echo(f"{row}: left out: it needs generator.kind=transformer", err=True)
             continue
+        if row == "mle_longer" and parents is None and not rows:
+            continue  # decoders from scratch have had no other updates
         for seed in seeds:
             own = [*overrides, *known[row], f"seed={seed}", f"name={config.name}-{row}-{seed}"]
-            if row != "mle":
+            if row not in AUTOREGRESSIVE:
                 parent = "none" if parents is None else run_folder(parents, "mle", seed)
                 own.append(f"vae.init_from={parent}")
             plan.append((row, seed, load_config(base, own)))
@@ -152,7 +169,7 @@ def check_finished(out: Path, row: str, seed: int, config: Config) -> None:
 
 
 def train(out: Path, row: str, seed: int, config: Config) -> None:
-    """Train the run, or go on with it, unless it is finished; its time is added up in OUT/ROW/seed-N.json."""
+    """Train the run, or go on with it, unless it is finished; its times are added up in OUT/ROW/seed-N.json."""
     folder = run_folder(out, row, seed)
     if (folder / "results.json").is_file():
         return
@@ -165,20 +182,30 @@ def train(out: Path, row: str, seed: int, config: Config) -> None:
     elif folder.exists():
         shutil.rmtree(folder)  # it was stopped before its first checkpoint
     click.echo(f"{row}, seed {seed}: {' '.join(command[1:])}", err=True)
-    spent, started = seconds(files["json"]), time.perf_counter()
+    before = spent(files["json"])
+    started, used = time.perf_counter(), cpu_seconds()
     try:
         with files["log"].open("a", encoding="utf-8") as log:
             done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     finally:
-        spent += time.perf_counter() - started
-        files["json"].write_text(json.dumps({"seconds": spent}), encoding="utf-8")
+        now = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - used}
+        text = json.dumps({name: before[name] + value for name, value in now.items()})
+        files["json"].write_text(text, encoding="utf-8")
     if done.returncode:
         click.echo(f"{row}, seed {seed}: failed, see {files['log']}", err=True)
 
 
-def seconds(path: Path) -> float:
-    """Seconds that a run took until now, over all that trained at it."""
-    return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.is_file() else 0.0
+def spent(path: Path) -> dict[str, float]:
+    """Seconds that a run took until now, over all that trained at it: by the clock, and of processors."""
+    if not path.is_file():
+        return {"seconds": 0.0, "cpu_seconds": 0.0}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cpu_seconds() -> float:
+    """Processor time of all runs that this process has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def read_run(out: Path, row: str, seed: int, config: Config) -> dict:
@@ -195,7 +222,8 @@ def read_run(out: Path, row: str, seed: int, config: Config) -> dict:
     split, prefix = ("test", "test_") if "test_nll" in metrics else ("dev", "")
     record |= {"failed": False, "split": split, "iw_samples": phase.get("iw_samples"), "step": phase["step"]}
     record |= {"ppl": metrics[f"{prefix}ppl"], "nll": metrics[f"{prefix}nll_text"]}
-    record["minutes"] = seconds(folder.with_name(f"{folder.name}.json")) / 60
+    took = spent(folder.with_name(f"{folder.name}.json"))
+    record |= {"minutes": took["seconds"] / 60, "cpu_minutes": took["cpu_seconds"] / 60}
     if config.vae:
         record["z_size"] = config.vae.z_size
         record |= {name: metrics[f"{prefix}{name}"] for name in ("recon", "kl", "mi", "active_units")}
@@ -235,7 +263,8 @@ def legend(runs: list[dict]) -> str:
     return (
         f"\nseeds {', '.join(map(str, seeds))}{spread}; {splits} split; PPL and NLL of VAEs: importance-weighted bound "
         f"with {draws} draws of z a text, of mle: exact; NLL, -ELBO, rec, KL and MI: nats a text; AU: active units of "
-        f"{sizes}; minutes: the whole run, evaluations included"
+        f"{sizes}; minutes by the clock and of processor time: the whole run, evaluations included, not the generator "
+        "that it started from"
     )
 
 

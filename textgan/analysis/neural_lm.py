@@ -225,7 +225,7 @@ class NeuralScorer:
         for rows in eval_batches(self._held_out.lengths, 128):
             batch = self._held_out.batch(rows).to(self.device)
             known = batch.mask & (batch.targets != unk_id)
-            logits = generator(batch.inputs)[known].float()
+            logits = generator(batch.inputs, at=known).float()
             logits[:, unk_id] = -torch.inf
             losses = torch.nn.functional.cross_entropy(logits, batch.targets[known], reduction="none")
             total, count = total + losses.double().sum().item(), count + len(losses)

@@ -62,7 +62,7 @@ def token_log_probs(generator: Generator, ngrams: KneserNey, dataset: TokenDatas
     longest = int(dataset.lengths.max())
     for rows in eval_batches(dataset.lengths, max(1, MAX_LOGITS // (longest * generator.vocab_size))):
         batch = dataset.batch(rows).to(device)
-        logits = generator(batch.inputs)[batch.mask].float()
+        logits = generator(batch.inputs, at=batch.mask).float()
         targets = batch.targets[batch.mask]
         log_p.append(-F.cross_entropy(logits, targets, reduction="none").double())
         probs = ngrams.all_next_probs(batch.inputs, torch.float32)[batch.mask]

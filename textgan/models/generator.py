@@ -115,8 +115,9 @@ class Generator(nn.Module):
         left_pad: Tensor | None = None,
         cache: KVCache | None = None,
         condition: Condition | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the token that follows each column.
+        """Logits (B, T, V) of the token that follows each column, or (M, V) of the M columns `at`, row by row.
 
         Args:
             tokens: ids (B, T), or probability vectors (B, T, V).
@@ -125,6 +126,8 @@ class Generator(nn.Module):
                 The logits of padding columns mean nothing.
             cache: what was read before these columns, with its condition; advanced in place.
             condition: of the rows, where there is no cache.
+            at: (B, T) bool, the columns whose logits are wanted; None: all. The head is the dear part of a
+                small model: logits of padding would cost as much as those of text.
 
         Raises:
             ValueError: for more than `block_size` columns, a cache that is full or of another batch size,
@@ -162,6 +165,7 @@ class Generator(nn.Module):
             x = block(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end
+        x = x if at is None else x[at]
         return F.linear(self.ln_f(x), self.wte.weight, self.logit_bias)
 
     def check_condition(self, condition: Condition, batch_size: int) -> None:

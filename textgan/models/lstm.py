@@ -117,8 +117,9 @@ class LSTMGenerator(nn.Module):
         left_pad: Tensor | None = None,
         cache: LSTMCache | None = None,
         condition: LSTMCondition | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the token that follows each column.
+        """Logits (B, T, V) of the token that follows each column, or (M, V) of the M columns `at`, row by row.
 
         Args:
             tokens: ids (B, T), or probability vectors (B, T, V).
@@ -126,6 +127,8 @@ class LSTMGenerator(nn.Module):
                 included. They are not read; their logits mean nothing.
             cache: what was read before these columns, with its condition; advanced in place.
             condition: of the rows, where there is no cache.
+            at: (B, T) bool, the columns whose logits are wanted; None: all. The head is the dear part of a
+                small model: logits of padding would cost as much as those of text.
 
         Raises:
             ValueError: for more than `block_size` columns, a cache that is full or of another batch size,
@@ -151,6 +154,7 @@ class LSTMGenerator(nn.Module):
             x, state = self._run_padded(x, state, (left_pad - start).clamp(0, T))
         if cache is not None:
             cache.length, cache.state = end, state
+        x = x if at is None else x[at]
         return F.linear(x, self.head.weight, self.logit_bias)
 
     def check_condition(self, condition: LSTMCondition | None, batch_size: int) -> None:

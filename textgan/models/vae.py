@@ -202,12 +202,11 @@ class TextVAE(nn.Module):
             inputs: (B, T) what the decoder reads instead of `ids[:, :-1]` (word dropout).
         """
         inputs, targets = ids[:, :-1] if inputs is None else inputs, ids[:, 1:]
-        logits = self.decoder(inputs, condition=self.condition(z))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        # Flat: over a middle axis the loss takes a CPU twice as long.
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
         mask = torch.arange(targets.size(1), device=ids.device) < lengths[:, None]
-        return -torch.where(mask, losses, 0.0).sum(1)
+        logits = self.decoder(inputs, condition=self.condition(z), at=mask)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits, targets[mask], reduction="none")
+        return -losses.new_zeros(targets.shape).masked_scatter(mask, losses).sum(1)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """The parameters of q(z | x)."""

@@ -81,16 +81,16 @@ def _held_out_logits(generator: AnyGenerator, dev: TokenDataset, device: torch.d
     rng = stream(device, "calibrate") if isinstance(generator, LatentGenerator) else None
     for rows in eval_batches(dev.lengths[kept], 64):
         batch = dev.batch(kept[rows]).to(device)
-        logits.append(_logits(generator, batch, rng)[batch.mask].float())
+        logits.append(_logits(generator, batch, rng).float())
         targets.append(batch.targets[batch.mask])
     return torch.cat(logits), torch.cat(targets)
 
 
 def _logits(generator: AnyGenerator, batch: Batch, rng: torch.Generator | None) -> Tensor:
-    """Logits (B, T, V) of the batch's targets; of a VAE given one draw of each text's posterior."""
+    """Logits (M, V) of the batch's real targets; of a VAE given one draw of each text's posterior."""
     if not isinstance(generator, LatentGenerator):
-        return generator(batch.inputs)
+        return generator(batch.inputs, at=batch.mask)
     vae = generator.vae
     noise = torch.randn(len(batch.ids), vae.z_size, generator=rng, device=batch.ids.device)
     z = vae.infer(vae.encode(batch.targets, batch.lengths), noise).z
-    return vae.decoder(batch.inputs, condition=vae.condition(z))
+    return vae.decoder(batch.inputs, condition=vae.condition(z), at=batch.mask)

@@ -46,9 +46,9 @@ def text_nll(
     nll = torch.zeros(len(dataset), dtype=torch.float64)
     for rows in eval_batches(dataset.lengths, batch_size):
         batch = dataset.batch(rows).to(device)
-        logits = generator(batch.inputs).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
-        nll[rows] = (losses.view(batch.targets.shape).double() * batch.mask).sum(1).cpu()
+        mask = batch.mask
+        losses = F.cross_entropy(generator(batch.inputs, at=mask).float(), batch.targets[mask], reduction="none")
+        nll[rows] = torch.zeros(mask.shape, device=device).double().masked_scatter(mask, losses.double()).sum(1).cpu()
     return nll
 
 

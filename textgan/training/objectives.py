@@ -15,9 +15,9 @@ from textgan.training.seeding import stream
 
 def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
     """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
-    targets = batch.targets.masked_fill(~batch.mask, -100)
-    logits = generator(batch.inputs)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+    mask = batch.mask
+    logits = generator(batch.inputs, at=mask)
+    return F.cross_entropy(logits.float(), batch.targets[mask], reduction="sum") / tokens
 
 
 def gan_loss(
@@ -71,9 +71,10 @@ def critic_penalty(
 
 def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tensor:
     """Summed KL(parent || generator) of the next token over the real positions of ``batch``, nats."""
+    mask = batch.mask
     with torch.no_grad():
-        truth = F.log_softmax(parent(batch.inputs)[batch.mask].float(), dim=-1)
-    own = F.log_softmax(generator(batch.inputs)[batch.mask].float(), dim=-1)
+        truth = F.log_softmax(parent(batch.inputs, at=mask).float(), dim=-1)
+    own = F.log_softmax(generator(batch.inputs, at=mask).float(), dim=-1)
     return F.kl_div(own, truth, reduction="sum", log_target=True)
 
 

@@ -36,7 +36,7 @@ from textgan.training.run import encode, make_tokenizer, read_corpus
 SMOKE = Path(__file__).parents[1] / "configs" / "vae" / "smoke.yaml"
 CPU = torch.device("cpu")
 N, K = 60, 3
-LATENT = {"recon", "shuffled_recon", "kl", "elbo", "mi", "active_units"}
+LATENT = {"recon", "shuffled_recon", "kl", "elbo", "mi", "active_units", "active_directions"}
 OF_LIKELIHOOD = {"nll", "nll_text", "nll_gen", "nll_known", "ppl", "kl_to_model"}
 SAMPLERS = tuple(parse_samplers("temperature=0.8,1,z_temperature=0.5"))
 SETTINGS = [
@@ -308,7 +308,7 @@ def test_the_command_shows_what_latents_do(copy):
     args = [copy, "-n", N, "--samplers", "temperature=0.8,1,z_temperature=0.5", "--embedder", "none", "--lm", "none"]
     table = invoke(*args, "--iw-samples", K).stdout
     head = next(line for line in table.splitlines() if "bleu_4" in line)
-    assert head.split()[-4:] == ["recon", "kl", "mi", "active_units"]
+    assert head.split()[-5:] == ["recon", "kl", "mi", "active_units", "active_directions"]
     assert "vae z_temperature=0.5" in table
     assert "vae, best of all samplers" in table
     bound = f"nll, kl_to_model of vae, vae+aggregate: upper bounds, importance-weighted with {K} draws of z a text"

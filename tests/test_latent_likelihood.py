@@ -228,5 +228,9 @@ def test_values_by_name():
     assert values["elbo"] == values["recon"] + values["kl"]
     assert values["shuffled_recon"] == found.shuffled_recon.mean().item()
     assert values["active_units"] == (found.mu.var(0) > 0.01).sum()
+    assert (
+        values["active_directions"]
+        == (torch.linalg.svdvals(found.mu - found.mu.mean(0)) ** 2 / (len(found.mu) - 1) > 0.01).sum()
+    )
     assert values["z_size"] == Z
     assert 0 < values["mi"] < values["mi_ceiling"] == math.log(len(rows))

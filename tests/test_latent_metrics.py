@@ -32,8 +32,20 @@ def test_units_are_counted_above_the_threshold():
     expected = torch.tensor([4 / 3, 0, 0.0033333, 0.0133333, 0.2133333], dtype=torch.double)
     torch.testing.assert_close(units.variance, expected, rtol=1e-4, atol=1e-9)
     assert units.count == 3
+    assert units.directions == 1  # all of them follow the same sign
     assert active_units(means, threshold=0.2).count == 2  # DELLA's
     assert active_units(means, threshold=0.5).count == 1
+
+
+def test_directions_do_not_count_copies_nor_depend_on_the_axes():
+    own = draw(500, 3) * torch.tensor([1.0, 0.5, 0.02])  # variances 1, 0.25, 0.0004
+    copies = torch.cat([own, own[:, :1], -own[:, :1] + own[:, 1:2]], dim=1)
+    rotation = torch.linalg.qr(draw(3, 3, seed=1)).Q
+    assert (active_units(own).count, active_units(own).directions) == (2, 2)
+    assert (active_units(copies).count, active_units(copies).directions) == (4, 2)
+    assert (active_units(own @ rotation).count, active_units(own @ rotation).directions) == (3, 2)
+    assert active_units(own[:, :1]).directions == 1
+    assert active_units(torch.zeros(4, 2)).directions == 0
 
 
 def test_a_far_mean_does_not_blur_the_variance():

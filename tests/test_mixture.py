@@ -59,6 +59,8 @@ def test_log_probabilities_of_all_columns(name):
     ids = torch.tensor([[EOS, 1, 2, 0, 5], [EOS, 8, EOS, EOS, EOS]])
     with torch.no_grad():
         got = models()[name](ids)
+        some = models()[name](ids, at=ids > 1)
+    assert torch.equal(some, got[ids > 1])
     assert got.shape == (2, 5, V)
     for row, t in ((0, 0), (0, 3), (0, 4), (1, 0), (1, 1)):
         expected = probabilities(name, ids[row, : t + 1].tolist())

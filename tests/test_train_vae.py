@@ -224,6 +224,7 @@ PARTS = {
     ),
     "by the bound": (["vae.free_bits=0.1", "vae.kl_schedule=cyclical", "vae.kl_cycles=2"], 3),
     "batch norm": (["vae.bn_gamma=0.6"], 2),
+    "whitening batch norm": (["vae.bn_gamma=0.6", "vae.bn_whiten=true", "vae.batch_size=8"], 2),
     "a critic of latents": (["vae.aggregate=adversarial", "vae.kl_weight=0"], 2),
     "a critic of latents, pretraining": (["vae.aggregate=adversarial", "vae.pretrain_steps=2", "vae.max_steps=3"], 2),
     "layerwise": (["vae.latents=layerwise", "generator.n_layer=2"], 2),

@@ -362,6 +362,33 @@ def test_batch_norm_of_one_batch_and_of_running_statistics():
     assert [name for name, _ in bn.named_parameters()] == ["bias"]
 
 
+def test_whitening_batch_norm_takes_out_correlations():
+    mix = torch.tensor([[2.0, 0, 0], [-1, 0.1, 0], [5, 3, 0.5]])
+    bn, x = ScaledBatchNorm(3, 0.5, whiten=True), normal(256, 3) @ mix.T + 7
+    y = bn(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(y.T.cov(correction=0), 0.25 * torch.eye(3), atol=2e-3, rtol=0)
+    # No entry is mixed into those before it, and none turns its sign.
+    assert torch.corrcoef(torch.stack([y[:, 0], x[:, 0]]))[0, 1] > 0.999
+    # In eval mode a row's result does not depend on the others; what was seen of batches comes to the same.
+    for _ in range(100):
+        bn(x)
+    bn.eval()
+    torch.testing.assert_close(bn(x[:1]), bn(x)[:1])
+    torch.testing.assert_close(bn(x), y.detach(), rtol=1e-3, atol=2e-3)
+    fitted = ScaledBatchNorm(3, 0.5, whiten=True)
+    fitted.fit(x)
+    torch.testing.assert_close(fitted.eval()(x), y.detach(), rtol=1e-3, atol=1e-3)
+    # Three rows of three entries lie on a plane: they are judged by what was seen before.
+    torch.testing.assert_close(bn.train()(x[:3]), y[:3].detach(), rtol=1e-3, atol=2e-3)
+
+
+def test_whitening_batch_norm_has_the_right_gradient():
+    bn = ScaledBatchNorm(3, 0.5, whiten=True).double()
+    x = normal(8, 3).double().requires_grad_()
+    torch.autograd.gradcheck(lambda x: bn(x).sin(), x, atol=1e-4)
+
+
 def test_batch_norm_norms_each_dimension_of_each_group_alone():
     vae = build("layerwise", bn_gamma=0.5).train()
     ids = torch.randint(V, (64, BLOCK), generator=torch.Generator().manual_seed(3))

@@ -293,7 +293,21 @@ def test_bn_gamma_gives_a_kl_above_its_bound(config, tmp_path):
     assert min(logged) > 4 * 0.7**2 / 2 * 0.99  # an epsilon keeps a first spread of nearly nothing small
 
 
-@pytest.mark.parametrize("options", [(), ("vae.latents=layerwise", "generator.n_layer=2")])
+def test_bn_whiten_makes_the_means_uncorrelated(config, tmp_path):
+    options = ["vae.max_steps=60", "vae.lr=2e-2", "vae.bn_gamma=0.7", "vae.ema=0.9"]
+
+    def directions(name, *more):
+        metrics = run.train(config(*options, *more), tmp_path / name)["phases"]["vae"]["metrics"]
+        assert metrics["active_units"] == 4
+        logged = [record["train/kl"] for record in records(tmp_path / name) if "train/kl" in record]
+        assert min(logged) > 4 * 0.7**2 / 2 * 0.99
+        return metrics["active_directions"]
+
+    assert directions("whiten", "vae.bn_whiten=true") == 4
+    assert directions("plain") < 4
+
+
+@pytest.mark.parametrize("options", [(), ("vae.latents=layerwise", "generator.n_layer=2"), ("vae.bn_whiten=true",)])
 def test_statistics_of_the_batch_norm_are_those_of_the_weights_that_are_evaluated(bench, options):
     b = bench("vae.bn_gamma=0.5", "vae.ema=0.9", "encoder.dropout=0.3", *options)
     vae.update(b.run, b.learner, b.batch, (0,), 1.0, 1e-2)
@@ -403,6 +417,8 @@ def test_batches_of_the_encoder_alone_are_fresh_ones(bench, monkeypatch):
         (["vae.kl_schedule=linear", "vae.kl_start=2", "vae.kl_ramp_steps=1"], "kl_start=2.0 is above kl_weight=1.0"),
         (["vae.kl_schedule=linear", "vae.kl_ramp_steps=9"], "kl_ramp_steps=9 is above max_steps=4"),
         (["vae.bn_gamma=0.5", "vae.accumulate=8"], "bn_gamma needs at least 2 texts in each micro-batch"),
+        (["vae.bn_whiten=true"], "bn_whiten=true has no effect without bn_gamma"),
+        (["vae.bn_gamma=1", "vae.bn_whiten=true", "vae.accumulate=4"], "more texts in each micro-batch than z_size=4"),
         (["vae.aggressive=true", "vae.kl_weight=0"], "whose encoder cannot lag"),
         (["vae.aggregate=mmd", "vae.aggregate_weight=0"], "vae.aggregate_weight"),
         (["vae.aggregate_weight=2"], "no effect with aggregate=none"),

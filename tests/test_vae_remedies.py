@@ -33,8 +33,9 @@ def test_each_row_differs_from_plain_in_what_it_names_alone(path):
         "beta": {"kl_weight"},
         "word_dropout": {"kl_schedule", "word_dropout"},
         "bn": {"kl_schedule", "bn_gamma"},
+        "bn_whiten": {"kl_schedule", "bn_gamma", "bn_whiten"},
         "fbp": {"kl_schedule", "free_bits", "pretrain_steps"},
-        "aggressive": {"kl_schedule", "aggressive"},
+        "aggressive": {"kl_schedule", "aggressive", "aggressive_max_updates"},
         "layerwise": {"kl_schedule", "latents"},
     }
     for row, config in plan.items():
@@ -80,12 +81,12 @@ def test_the_table_has_means_and_spreads():
         {"row": "bn", "seed": 0, "ppl": 9.5, **shared, **dict.fromkeys(["elbo", "recon", "kl", "mi"], 1.0)},
         {"row": "bn", "seed": 1, "failed": True},
     ]
-    runs[2]["active_units"] = 3.0
+    runs[2] |= {"active_units": 3.0, "active_directions": 3.0}
     assert table(runs).splitlines() == [
-        "| | PPL | NLL | -ELBO | rec | KL | MI | AU | minutes | CPU min |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| mle | 12.00 ± 2.83 | 2.00 ± 0.00 |  |  |  |  |  | 0.2 ± 0.0 | 0.5 ± 0.0 |",  # sd of 10, 14: sqrt(8)
-        "| bn (1 of 2 failed) | 9.50 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 3.0 | 0.2 | 0.5 |",
+        "| | PPL | NLL | -ELBO | rec | KL | MI | AU | AD | minutes | CPU min |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| mle | 12.00 ± 2.83 | 2.00 ± 0.00 |  |  |  |  |  |  | 0.2 ± 0.0 | 0.5 ± 0.0 |",  # sd of 10, 14: sqrt(8)
+        "| bn (1 of 2 failed) | 9.50 | 2.00 | 1.00 | 1.00 | 1.00 | 1.00 | 3.0 | 3.0 | 0.2 | 0.5 |",
     ]
     assert len(COLUMNS) == len(HEADS)
 

@@ -84,6 +84,9 @@ class VAE(Section):
     bn_gamma: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None, description="batch norm of the posterior means with this fixed scale (BN-VAE: 0.5 to 0.7); none: off"
     )
+    bn_whiten: bool = Field(
+        False, description="that batch norm takes out correlations too, so that no two dimensions tell the same"
+    )
     pretrain_steps: NotNegative = Field(
         0, description="updates as an autoencoder first, with kl_weight 0, no free bits and no aggregate (FBP); 0: none"
     )
@@ -124,6 +127,13 @@ class VAE(Section):
             )
         if self.bn_gamma is not None and self.batch_size // self.accumulate < 2:
             problems.append("bn_gamma needs at least 2 texts in each micro-batch; raise batch_size or lower accumulate")
+        if self.bn_whiten and self.bn_gamma is None:
+            problems.append("bn_whiten=true has no effect without bn_gamma; give it a scale, such as bn_gamma=0.5")
+        elif self.bn_whiten and self.batch_size // self.accumulate <= self.z_size:
+            problems.append(
+                f"bn_whiten needs more texts in each micro-batch than z_size={self.z_size}, there are "
+                f"{self.batch_size // self.accumulate}; raise batch_size, or lower accumulate or z_size"
+            )
         if self.aggressive and not self.kl_weight:
             problems.append("aggressive=true has no effect on an autoencoder (kl_weight=0), whose encoder cannot lag")
         if self.aggregate == "none" and self.aggregate_weight is not None:

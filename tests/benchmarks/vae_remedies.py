@@ -31,6 +31,7 @@ PLAIN = [
     "vae.free_bits=0",
     "vae.word_dropout=0",
     "vae.bn_gamma=none",
+    "vae.bn_whiten=false",
     "vae.pretrain_steps=0",
     "vae.aggressive=false",
     "vae.latents=flat",
@@ -63,15 +64,17 @@ def remedies(base: Config) -> dict[str, list[str]]:
         "beta": [*PLAIN, "vae.kl_weight=0.4"],  # Higgins et al. 2017, below 1; a row of He et al. 2019
         "word_dropout": [*linear, "vae.word_dropout=0.3"],  # Bowman et al. 2016
         "bn": [*linear, "vae.bn_gamma=0.5"],  # Zhu et al. 2020
+        "bn_whiten": [*linear, "vae.bn_gamma=0.5", "vae.bn_whiten=true"],
         "fbp": [*linear, "vae.free_bits=0.25", f"vae.pretrain_steps={pretrain}", "vae.reset_decoder=true"],  # Li 2019
-        "aggressive": [*linear, "vae.aggressive=true"],  # He et al. 2019
+        # He et al. 2019, but at most 10 updates of the encoder before one of the decoder (there 100): else it takes hours.
+        "aggressive": [*linear, "vae.aggressive=true", "vae.aggressive_max_updates=10"],
         "layerwise": [*linear, "vae.latents=layerwise", f"vae.z_size={grouped}"],  # Hu et al. 2022
     }
 
 
 AUTOREGRESSIVE = ("mle", "mle_longer")
 ROWS = (*AUTOREGRESSIVE, "ae", "plain", "linear", "cyclical", "free_bits", "free_bits_total", "beta", "word_dropout")
-ROWS += ("bn", "fbp", "aggressive", "layerwise")
+ROWS += ("bn", "bn_whiten", "fbp", "aggressive", "layerwise")
 COLUMNS = {
     "ppl": 2,
     "nll": 2,
@@ -80,10 +83,11 @@ COLUMNS = {
     "kl": 2,
     "mi": 2,
     "active_units": 1,
+    "active_directions": 1,
     "minutes": 1,
     "cpu_minutes": 1,
 }
-HEADS = ("PPL", "NLL", "-ELBO", "rec", "KL", "MI", "AU", "minutes", "CPU min")
+HEADS = ("PPL", "NLL", "-ELBO", "rec", "KL", "MI", "AU", "AD", "minutes", "CPU min")
 
 
 @click.command()
@@ -226,7 +230,9 @@ def read_run(out: Path, row: str, seed: int, config: Config) -> dict:
     record |= {"minutes": took["seconds"] / 60, "cpu_minutes": took["cpu_seconds"] / 60}
     if config.vae:
         record["z_size"] = config.vae.z_size
-        record |= {name: metrics[f"{prefix}{name}"] for name in ("recon", "kl", "mi", "active_units")}
+        record |= {
+            name: metrics[f"{prefix}{name}"] for name in ("recon", "kl", "mi", "active_units", "active_directions")
+        }
         record["elbo"] = record["recon"] + record["kl"]
     return record
 
@@ -263,8 +269,8 @@ def legend(runs: list[dict]) -> str:
     return (
         f"\nseeds {', '.join(map(str, seeds))}{spread}; {splits} split; PPL and NLL of VAEs: importance-weighted bound "
         f"with {draws} draws of z a text, of mle: exact; NLL, -ELBO, rec, KL and MI: nats a text; AU: active units of "
-        f"{sizes}; minutes by the clock and of processor time: the whole run, evaluations included, not the generator "
-        "that it started from"
+        f"{sizes}; AD: the same without copies; minutes by the clock and of processor time: the whole run, evaluations "
+        "included, not the generator that it started from"
     )
 
 

@@ -38,7 +38,7 @@ DERIVED = ("vae+aggregate",)  # rows made of an arm without any training
 BOUNDED = ("vae", "vae+aggregate")  # arms whose likelihood is known by an upper bound of its negative alone
 # What `HeldOut` may find: of the likelihood, and of a latent.
 OF_LIKELIHOOD = ("nll", "nll_text", "ppl", "nll_known", "nll_gen", "kl_to_model")
-OF_LATENTS = ("recon", "shuffled_recon", "kl", "elbo", "mi", "active_units")
+OF_LATENTS = ("recon", "shuffled_recon", "kl", "elbo", "mi", "active_units", "active_directions")
 HELD_OUT = (*OF_LIKELIHOOD, *OF_LATENTS)
 MOST_BOUNDED = 1000  # training texts whose likelihood is bounded: each costs as many passes as there are draws
 
@@ -140,9 +140,10 @@ class HeldOut:
 
     Of a VAE all these are upper bounds, importance-weighted over ``iw_samples`` draws of the posterior, ``nll_gen``
     over :data:`MOST_BOUNDED` of the training texts at most. With it come ``recon``, ``shuffled_recon``, ``kl``,
-    ``elbo`` (nats a text), ``mi`` and ``active_units`` of the held-out texts. Where the latents come from the fitted
-    aggregate posterior, the bound is that of this model, and the latent has no values of its own; where they come
-    from a GAN, which has no density, there is no bound, and the values of the latent have no ``kl`` and ``elbo``.
+    ``elbo`` (nats a text), ``mi``, ``active_units`` and ``active_directions`` of the held-out texts. Where the latents
+    come from the fitted aggregate posterior, the bound is that of this model, and the latent has no values of its own;
+    where they come from a GAN, which has no density, there is no bound, and the values of the latent have no ``kl``
+    and ``elbo``.
     """
 
     def __init__(
@@ -242,7 +243,7 @@ class HeldOut:
             per_text |= {"kl": texts.kl, "elbo": texts.recon + texts.kl}
         ones = np.ones(len(self.held_out))
         means = {name: ratio_by_group(nats.numpy(), ones) for name, nats in per_text.items()}
-        return means, {name: values[name] for name in ("mi", "active_units")}
+        return means, {name: values[name] for name in ("mi", "active_units", "active_directions")}
 
 
 def check_is_run(run: Path) -> None:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 # Metrics of the table, where no protocol names others; of those with * one for each embedder or language model.
 HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_*", "lm_*", "rlm_*", "valid", "kl_to_model", "copies")
-OF_LATENTS = ("recon", "kl", "mi", "active_units")  # shown behind these, where some arm has latents
+OF_LATENTS = (
+    "recon",
+    "kl",
+    "mi",
+    "active_units",
+    "active_directions",
+)  # shown behind these, where some arm has latents
 FIXED = ("n", "seed", "samplers", "embedders", "lm")  # options that a protocol decides
 SMALLEST_N = 40  # two texts in each group of the jackknife
 

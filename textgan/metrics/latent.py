@@ -27,6 +27,7 @@ class ActiveUnits(NamedTuple):
 
     count: int
     variance: Tensor  # (Z,) float64, over the texts
+    directions: int  # at right angles to each other, so that none tells again what another one does
 
 
 class MutualInformation(NamedTuple):
@@ -44,13 +45,19 @@ def active_units(means: Tensor, threshold: float = ACTIVE_THRESHOLD) -> ActiveUn
     beside the count. Of layer-wise latents give the means' distance from those of the learned prior, in deviations of
     the prior: the means themselves move with the drawn latents of the layers before, also where no unit is used.
 
+    Units are counted along the axes, so copies of one number count as many units: batch norm and free bits of each
+    dimension hold up all of them at once that way. ``directions`` is the same count after the rotation that makes the
+    means uncorrelated: eigenvalues of their covariance above ``threshold``. A normal prior looks alike from all sides.
+
     Args:
         means: (N, Z) mu of q(z|x), or its distance from the prior's; a row a text, N at least 2.
         threshold: of the variance; a standard normal prior has variance 1.
     """
     _check(means, least=2)
-    variance = means.double().var(0)
-    return ActiveUnits(int((variance > threshold).sum()), variance)
+    covariance = torch.cov(means.double().T).view(means.size(1), means.size(1))
+    directions = int((torch.linalg.eigvalsh(covariance) > threshold).sum())
+    variance = covariance.diagonal()
+    return ActiveUnits(int((variance > threshold).sum()), variance, directions)
 
 
 def mutual_information(mu: Tensor, logvar: Tensor, z: Tensor) -> MutualInformation:

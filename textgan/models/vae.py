@@ -66,19 +66,48 @@ class ScaledBatchNorm(nn.Module):
 
     On posterior means, it keeps the KL of a batch at `d * gamma**2 / 2` or more. A batch of one row, which has no
     spread, uses the running statistics, as eval mode does.
+
+    With `whiten` all of the covariance is normalised, not its diagonal alone (decorrelated batch norm, Huang et al.
+    2018, https://arxiv.org/abs/1804.08450): entries cannot be copies of each other, which meet the bound as well. A
+    batch of no more rows than entries then uses the running statistics.
     """
 
-    def __init__(self, features: int, gamma: float):
+    def __init__(self, features: int, gamma: float, whiten: bool = False):
         super().__init__()
+        self.whiten = whiten
         self.register_buffer("weight", torch.full((features,), gamma))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
+        # The variances, or the covariance.
+        self.register_buffer("running_var", torch.eye(features) if whiten else torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        training = self.training and len(x) > 1
-        # The usual epsilon of 1e-5 would let means shrink under it, and the KL with them.
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, eps=1e-7)
+        training = self.training and len(x) > (x.size(1) if self.whiten else 1)
+        if not self.whiten:
+            # The usual epsilon of 1e-5 would let means shrink under it, and the KL with them.
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, eps=1e-7)
+        mean, covariance = _moments(x) if training else (self.running_mean, self.running_var)
+        if training:
+            self.running_mean.lerp_(mean.detach(), 0.1)
+            self.running_var.lerp_(covariance.detach(), 0.1)
+        # What is left of an entry below a millionth of its variance is rounding error.
+        factor = torch.linalg.cholesky(covariance + torch.diag(1e-6 * covariance.diagonal().detach() + 1e-12))
+        white = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
+        return white * self.weight + self.bias
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set the running statistics to those of rows (N, d)."""
+        mean, covariance = _moments(x)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(covariance if self.whiten else covariance.diagonal())
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of rows (N, d), divided by N."""
+    mean = x.mean(0)
+    centred = x - mean
+    return mean, centred.T @ centred / len(x)
 
 
 class TextVAE(nn.Module):
@@ -99,6 +128,7 @@ class TextVAE(nn.Module):
         latents: str = "flat",
         injection: str = "both",
         bn_gamma: float | None = None,
+        bn_whiten: bool = False,
     ):
         """
         Args:
@@ -110,6 +140,7 @@ class TextVAE(nn.Module):
                 layer; LSTM: the first state). Or "both".
             bn_gamma: scale of a batch norm on the posterior means; None: no batch norm. With layerwise latents
                 on the means' distance from the prior's, in units of its deviation, so that the bound stays.
+            bn_whiten: the batch norm makes the means uncorrelated too, within their group.
 
         Raises:
             ValueError: for sizes or names out of range.
@@ -134,7 +165,9 @@ class TextVAE(nn.Module):
         size = z_size // self.groups
         self.posterior = nn.ModuleList(nn.Linear(encoder.n_features + g * size, 2 * size) for g in range(self.groups))
         self.prior_net = nn.ModuleList(_prior_net(g * size, 2 * size) for g in range(1, self.groups))
-        self.bn = nn.ModuleList(ScaledBatchNorm(size, bn_gamma) for _ in range(self.groups if bn_gamma else 0))
+        self.bn = nn.ModuleList(
+            ScaledBatchNorm(size, bn_gamma, bn_whiten) for _ in range(self.groups if bn_gamma else 0)
+        )
         if isinstance(decoder, LSTMGenerator):
             self.inject = LSTMInjection(decoder, z_size, injection)
         else:

@@ -205,11 +205,13 @@ def latent_values(
     """Values by name, and the :class:`Diagnosis` that they are of.
 
     ``recon``, ``shuffled_recon``, ``kl`` and ``elbo`` (``recon + kl``, the negative ELBO) are means in nats a text;
-    ``mi`` is the mutual information in nats, ``mi_ceiling`` the most it could be, ``active_units`` a count and
-    ``z_size`` what it is of: what :func:`textgan.metrics.latent.posterior_collapse` looks at.
+    ``mi`` is the mutual information in nats, ``mi_ceiling`` the most it could be, ``active_units`` a count,
+    ``active_directions`` the same without copies, and ``z_size`` what they are of: what
+    :func:`textgan.metrics.latent.posterior_collapse` looks at.
     """
     found = diagnose(vae, dataset, seed=seed, batch_size=batch_size, device=device)
     information = latent_information(vae, dataset, found, seed=seed, batch_size=batch_size, device=device)
+    units = active_units(found.offset)
     recon, kl = found.recon.mean().item(), found.kl.mean().item()
     values = {
         "recon": recon,
@@ -218,7 +220,8 @@ def latent_values(
         "elbo": recon + kl,
         "mi": information.value,
         "mi_ceiling": information.ceiling,
-        "active_units": float(active_units(found.offset).count),
+        "active_units": float(units.count),
+        "active_directions": float(units.directions),
         "z_size": float(vae.z_size),
     }
     return values, found

@@ -30,9 +30,11 @@ class NgramGenerator(nn.Module):
         super().__init__()
         self.ngrams, self.vocab_size, self.block_size = ngrams, ngrams.vocab_size, block_size
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Log-probabilities (B, T, V), float32, of the token that follows each column of ``ids`` (B, T)."""
-        return self.ngrams.all_next_probs(ids, torch.float32).log()
+    def forward(self, ids: Tensor, at: Tensor | None = None) -> Tensor:
+        """Log-probabilities, float32, of the token that follows each column of ``ids`` (B, T): (B, T, V), or (M, V) of
+        the M columns ``at`` (B, T)."""
+        log_q = self.ngrams.all_next_probs(ids, torch.float32).log()
+        return log_q if at is None else log_q[at]
 
 
 class Mixture(nn.Module):
@@ -54,11 +56,13 @@ class Mixture(nn.Module):
         self.generator, self.ngrams, self.weight = generator, ngrams.to(generator.device), weight
         self.vocab_size, self.block_size = generator.vocab_size, generator.block_size
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Log-probabilities (B, T, V), at least float32, of the token that follows each column of ``ids`` (B, T)."""
-        logits = self.generator(ids)
+    def forward(self, ids: Tensor, at: Tensor | None = None) -> Tensor:
+        """Log-probabilities, at least float32, of the token that follows each column of ``ids`` (B, T): (B, T, V), or
+        (M, V) of the M columns ``at`` (B, T)."""
+        logits = self.generator(ids, at=at)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return mix(logits.log_softmax(-1), self.ngrams.all_next_probs(ids, logits.dtype).log(), self.weight)
+        log_q = self.ngrams.all_next_probs(ids, logits.dtype).log()
+        return mix(logits.log_softmax(-1), log_q if at is None else log_q[at], self.weight)
 
 
 def mix(log_p: Tensor, log_q: Tensor, weight: float) -> Tensor:

@@ -36,7 +36,15 @@ def build_vae(config: Config, vocab_size: int) -> TextVAE:
         sizes = (shape.n_layer, shape.n_head, shape.n_embd)
         encoder = TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
     decoder = build_generator(config, vocab_size, n_extra=vae.z_size if vae.injection != "memory" else 0)
-    return TextVAE(encoder, decoder, vae.z_size, latents=vae.latents, injection=vae.injection, bn_gamma=vae.bn_gamma)
+    return TextVAE(
+        encoder,
+        decoder,
+        vae.z_size,
+        latents=vae.latents,
+        injection=vae.injection,
+        bn_gamma=vae.bn_gamma,
+        bn_whiten=vae.bn_whiten,
+    )
 
 
 def build_model(config: Config, vocab_size: int, phase: str) -> Generator | TextVAE:

@@ -180,8 +180,8 @@ class Evaluator:
             vae, dataset, seed=LIKELIHOOD_SEED, batch_size=self.settings.batch_size, device=self.device
         )
         elbo = found["elbo"] * len(dataset) / dataset.lengths.sum().item()
-        values = {name: found[name] for name in ("recon", "shuffled_recon", "kl", "mi", "active_units")}
-        return {"vae/elbo_nll": elbo} | {f"vae/{name}": value for name, value in values.items()}
+        names = ("recon", "shuffled_recon", "kl", "mi", "active_units", "active_directions")
+        return {"vae/elbo_nll": elbo} | {f"vae/{name}": found[name] for name in names}
 
     def test_likelihood(self, generator: AnyGenerator, draws: int | None = None) -> dict[str, float]:
         """:meth:`likelihood` of the test split under ``test_...`` names; empty where there is none."""

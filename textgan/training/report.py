@@ -20,6 +20,7 @@ ROWS = (
     ("kl", "-", 3),
     ("mi", "high", 3),
     ("active_units", "high", 0),
+    ("active_directions", "high", 0),
     ("valid", "high", 3),
     ("kl_to_model", "low", 3),
     ("nll_true", "real", 3),

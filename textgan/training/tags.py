@@ -55,6 +55,7 @@ TAGS = {
     "vae/kl": "VAE: KL(q(z|x) || p(z)) of dev text, nats a text: near 0 the posterior has collapsed",
     "vae/mi": "VAE: mutual information of z and text under q, nats, over all texts: at most the log of their number",
     "vae/active_units": f"VAE: latent dimensions whose posterior mean has a variance above {ACTIVE_THRESHOLD} over dev",
+    "vae/active_directions": "VAE: the same after a rotation that makes the means uncorrelated: copies do not count",
     "vae/kl_dims": "VAE: mean KL of each latent dimension on dev, nats",
     "samples/reconstructed": "VAE: the first dev texts and what the decoder writes greedily from their posterior means",
     "samples/interpolated": "VAE: what it writes on the straight way between the posterior means of two dev texts",
@@ -190,6 +191,7 @@ def layout() -> dict[str, dict[str, list]]:
             "reconstruction, nats a text": chart("vae/recon"),
             "mutual information": chart("vae/mi"),
             "active units": chart("vae/active_units"),
+            "active directions (copies of a unit count once)": chart("vae/active_directions"),
         },
         "GAN health": {name: chart(f"train/{name}") for name in _GAN_HEALTH} | {"tau": chart("schedule/tau")},
     }

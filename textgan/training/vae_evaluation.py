@@ -91,8 +91,7 @@ def fit_batch_norm(run: Experiment, vae: TextVAE) -> None:
         return
 
     def take(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        layer.running_mean.copy_(inputs[0].mean(0))
-        layer.running_var.copy_(inputs[0].var(0, correction=0))
+        layer.fit(inputs[0])
 
     features = encode_rows(run, vae, run.train, _some(run, MOST_MEANS)).to(run.device)
     noise = torch.randn(len(features), vae.z_size, generator=stream("cpu", run.config.seed, "batch-norm"))

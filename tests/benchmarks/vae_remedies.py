@@ -66,7 +66,7 @@ def remedies(base: Config) -> dict[str, list[str]]:
         "bn": [*linear, "vae.bn_gamma=0.5"],  # Zhu et al. 2020
         "bn_whiten": [*linear, "vae.bn_gamma=0.5", "vae.bn_whiten=true"],
         "fbp": [*linear, "vae.free_bits=0.25", f"vae.pretrain_steps={pretrain}", "vae.reset_decoder=true"],  # Li 2019
-        # He et al. 2019, but at most 10 updates of the encoder before one of the decoder (there 100): else it takes hours.
+        # He et al. 2019, but at most 10 encoder updates before one of the decoder (there 100): else it takes hours.
         "aggressive": [*linear, "vae.aggressive=true", "vae.aggressive_max_updates=10"],
         "layerwise": [*linear, "vae.latents=layerwise", f"vae.z_size={grouped}"],  # Hu et al. 2022
     }
@@ -145,8 +145,8 @@ def make_plan(
         raise UserError(f"unknown row {', '.join(unknown)}; known: {', '.join(known)}")
     plan = []
     for row in dict.fromkeys(rows or known):
-        if row == "layerwise" and config.generator.kind != "transformer" and not rows:
-            click.echo(f"{row}: left out: it needs generator.kind=transformer", err=True)
+        if not rows and (reason := misfit(row, config)):
+            click.echo(f"{row}: left out: {reason}", err=True)
             continue
         if row == "mle_longer" and parents is None and not rows:
             continue  # decoders from scratch have had no other updates
@@ -157,6 +157,15 @@ def make_plan(
                 own.append(f"vae.init_from={parent}")
             plan.append((row, seed, load_config(base, own)))
     return plan
+
+
+def misfit(row: str, base: Config) -> str | None:
+    """Why ``base`` cannot have this row; None if it can."""
+    if row == "layerwise" and base.generator.kind != "transformer":
+        return "it needs generator.kind=transformer"
+    if row == "bn_whiten" and base.vae.batch_size // base.vae.accumulate <= base.vae.z_size:
+        return "it needs more texts in a micro-batch than vae.z_size"
+    return None
 
 
 def run_folder(out: Path, row: str, seed: int) -> Path:

@@ -206,6 +206,7 @@ def test_the_alarm_is_silent_on_healthy_latents():
     assert posterior_collapse({"kl": 3.1, "active_units": 4, "z_size": 32}) is None  # what is not known is not judged
     assert posterior_collapse({"kl": 0.2, "active_units": 1, "z_size": 8, "mi": 0.1}) is None
     assert posterior_collapse(HEALTHY | {"active_units": 4}) is None  # 4 of 32 is more than a tenth
+    assert posterior_collapse(HEALTHY | {"active_directions": 4}) is None
     assert posterior_collapse(HEALTHY | {"temperature": 0.0}) is None
 
 
@@ -219,6 +220,8 @@ def test_the_alarm_is_silent_on_healthy_latents():
         ({"shuffled_recon": 90.02}, ["not used", "+0.020 nats", "word_dropout"]),
         ({"shuffled_recon": 89.0}, ["not used", "-1.000 nats"]),
         ({"active_units": 3}, ["Partial collapse: 3 of 32", "free_bits_mode: dimension", "bn_gamma"]),
+        ({"active_units": 3, "active_directions": 3}, ["Partial collapse: 3 of 32", "bn_gamma"]),
+        ({"active_directions": 3}, ["20 of 32 units are active", "3 of 32 directions", "bn_whiten: true"]),
     ],
 )
 def test_the_alarm_rings(wrong, words):

@@ -128,9 +128,9 @@ def posterior_collapse(values: Mapping[str, float]) -> str | None:
     """What is wrong with the latent and which options help, in a few plain lines; None where nothing is wrong.
 
     Args:
-        values: of held-out texts: ``kl`` (nats a text), ``active_units``, ``z_size``; and where known ``mi`` (nats),
-            ``recon`` and ``shuffled_recon`` (nats a text: -log p(x|z) with the text's own z and with another
-            text's). Other names are not looked at.
+        values: of held-out texts: ``kl`` (nats a text), ``active_units``, ``z_size``; and where known
+            ``active_directions``, ``mi`` (nats), ``recon`` and ``shuffled_recon`` (nats a text: -log p(x|z) with the
+            text's own z and with another text's). Other names are not looked at.
     """
     kl, active, z_size = values["kl"], int(values["active_units"]), int(values["z_size"])
     mi = values.get("mi", math.inf)
@@ -148,7 +148,8 @@ def posterior_collapse(values: Mapping[str, float]) -> str | None:
         return (
             f"Posterior collapse: {'; '.join(dead)}. The posterior is the prior and the decoder writes without z.\n"
             "Keep the KL from closing the channel: free_bits (0.25 with free_bits_mode: dimension), kl_schedule: "
-            "cyclical or a longer kl_ramp_steps, bn_gamma (0.5 to 0.7), a smaller kl_weight.\n"
+            "cyclical or a longer kl_ramp_steps, bn_gamma (0.5 to 0.7), a smaller kl_weight; where vae.aggregate pulls, a "
+            "smaller aggregate_weight.\n"
             "Make the decoder need z: pretrain_steps (an autoencoder first, best together with free_bits), "
             "word_dropout (0.2 to 0.4), or aggressive: true (slow)."
         )
@@ -158,6 +159,14 @@ def posterior_collapse(values: Mapping[str, float]) -> str | None:
             "free_bits or bn_gamma hold it up alone; more of these will not help.\n"
             "Make the decoder need z: pretrain_steps (an autoencoder first), word_dropout (0.2 to 0.4), "
             "kl_schedule: cyclical."
+        )
+    directions = int(values.get("active_directions", z_size))
+    if directions < LEAST_ACTIVE * z_size <= active:
+        return (
+            f"Partial collapse: {active} of {z_size} units are active, but all of them move along {directions} of "
+            f"{z_size} directions: they tell the same again and again.\n"
+            "Let the batch norm take out correlations: bn_gamma (0.5) with bn_whiten: true, in batches of more texts "
+            "than z_size. Or take a smaller z_size."
         )
     if active < LEAST_ACTIVE * z_size:
         return (

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from textgan.data.dataset import Batch, TokenDataset, eval_batches
+from textgan.data.dataset import TokenDataset, eval_batches
 from textgan.errors import UserError
 from textgan.metrics.frechet import frechet
 from textgan.metrics.latent import fit_gaussian
@@ -24,16 +24,12 @@ def encode_rows(run: Experiment, vae: TextVAE, dataset: TokenDataset, rows: Tens
     features = None
     for part in eval_batches(dataset.lengths[rows], run.config.evaluation.batch_size):
         with run.autocast():
-            own = encode(vae, dataset.batch(rows[part]).to(run.device)).cpu()
+            batch = dataset.batch(rows[part]).to(run.device)
+            own = vae.encode(batch.targets, batch.lengths).cpu()
         if features is None:
             features = torch.zeros(len(rows), *own.shape[1:], dtype=own.dtype)
         features[part] = own
     return features
-
-
-def encode(vae: TextVAE, batch: Batch) -> Tensor:
-    """Features of a batch, rows first."""
-    return vae.encode(batch.targets, batch.lengths)
 
 
 def posterior_noise(run: Experiment, size: int, *name: object) -> Tensor:

@@ -11,7 +11,7 @@ from textgan.models.latent_gan import LatentCritic, LatentMapper
 from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, word_dropout
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
-from textgan.training.codes import codes_of, encode, encode_rows, posterior_noise
+from textgan.training.codes import codes_of, encode_rows, posterior_noise
 from textgan.training.experiment import Experiment, Selection
 from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
 from textgan.training.seeding import seed_dropout, stream
@@ -153,7 +153,7 @@ def autoencoder_step(run: Experiment, players: Players, rows: Tensor, done: int)
     critic.eval().requires_grad_(False)
     vae.train()
     with run.autocast():
-        inference = vae.infer(encode(vae, batch), posterior_noise(run, size, "vae", done))
+        inference = vae.infer(vae.encode(batch.targets, batch.lengths), posterior_noise(run, size, "vae", done))
         recon = -vae.log_likelihood(batch.ids, batch.lengths, inference.z, inputs=inputs).sum()
     with torch.no_grad():
         fake_score = critic(players.mapper(draw_noise(run, players.mapper, size, "vae", done)))

@@ -148,8 +148,8 @@ def posterior_collapse(values: Mapping[str, float]) -> str | None:
         return (
             f"Posterior collapse: {'; '.join(dead)}. The posterior is the prior and the decoder writes without z.\n"
             "Keep the KL from closing the channel: free_bits (0.25 with free_bits_mode: dimension), kl_schedule: "
-            "cyclical or a longer kl_ramp_steps, bn_gamma (0.5 to 0.7), a smaller kl_weight; where vae.aggregate pulls, a "
-            "smaller aggregate_weight.\n"
+            "cyclical or a longer kl_ramp_steps, bn_gamma (0.5 to 0.7), a smaller kl_weight; a smaller "
+            "aggregate_weight where vae.aggregate pulls.\n"
             "Make the decoder need z: pretrain_steps (an autoencoder first, best together with free_bits), "
             "word_dropout (0.2 to 0.4), or aggressive: true (slow)."
         )

@@ -86,6 +86,10 @@ def test_logits_at_columns_are_those_of_all_columns():
     at = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 1]]).bool()
     assert g(x, at=at).shape == (4, V)
     torch.testing.assert_close(g(x, at=at), g(x)[at], rtol=1e-5, atol=1e-6)
+    targets = ids(*x.shape, seed=7)
+    losses = F.cross_entropy(g(x)[at], targets[at], reduction="none")
+    torch.testing.assert_close(g.nll(x, targets, at=at), losses)
+    torch.testing.assert_close(g.nll(x, targets, at=at, reduction="sum"), losses.sum())
 
 
 def test_padding_is_not_read():

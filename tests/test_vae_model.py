@@ -72,8 +72,9 @@ def test_log_likelihood_is_the_cross_entropy_of_the_decoders_logits(kind, latent
         dropped = torch.zeros_like(ids[:, :-1])
         logits = vae.decoder(dropped, condition=vae.condition(z))
         losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        expected = -torch.stack([losses[row, :n].sum() for row, n in enumerate(LENGTHS.tolist())])
-        torch.testing.assert_close(vae.log_likelihood(ids, LENGTHS, z, inputs=dropped), expected)
+        expected = sum(losses[row, :n].sum() for row, n in enumerate(LENGTHS.tolist()))
+        torch.testing.assert_close(vae.reconstruction(ids, LENGTHS, z, inputs=dropped), expected)
+        torch.testing.assert_close(vae.reconstruction(ids, LENGTHS, z), -got.sum())
 
 
 @every_kind
@@ -363,7 +364,7 @@ def test_batch_norm_of_one_batch_and_of_running_statistics():
 
 
 def test_whitening_batch_norm_takes_out_correlations():
-    mix = torch.tensor([[2.0, 0, 0], [-1, 0.1, 0], [5, 3, 0.5]])
+    mix = torch.tensor([[2.0, 0, 0], [-1, 0.1, 0], [1, 1, 0.5]])
     bn, x = ScaledBatchNorm(3, 0.5, whiten=True), normal(256, 3) @ mix.T + 7
     y = bn(x)
     torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
@@ -371,7 +372,7 @@ def test_whitening_batch_norm_takes_out_correlations():
     # No entry is mixed into those before it, and none turns its sign.
     assert torch.corrcoef(torch.stack([y[:, 0], x[:, 0]]))[0, 1] > 0.999
     # In eval mode a row's result does not depend on the others; what was seen of batches comes to the same.
-    for _ in range(100):
+    for _ in range(200):
         bn(x)
     bn.eval()
     torch.testing.assert_close(bn(x[:1]), bn(x)[:1])

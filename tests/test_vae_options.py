@@ -129,13 +129,13 @@ def test_free_bits_in_total_are_of_the_sum(bench):
 
 def test_word_dropout_changes_what_the_decoder_reads_and_nothing_else(bench, monkeypatch):
     b = bench("vae.word_dropout=0.4")
-    read, likelihood, encode = {}, b.learner.vae.log_likelihood, b.learner.vae.encode
+    read, reconstruction, encode = {}, b.learner.vae.reconstruction, b.learner.vae.encode
 
     def spy(ids, lengths, z, inputs=None):
         read.update(ids=ids, inputs=inputs)
-        return likelihood(ids, lengths, z, inputs=inputs)
+        return reconstruction(ids, lengths, z, inputs=inputs)
 
-    monkeypatch.setattr(b.learner.vae, "log_likelihood", spy)
+    monkeypatch.setattr(b.learner.vae, "reconstruction", spy)
     monkeypatch.setattr(b.learner.vae, "encode", lambda tokens, n: read.update(encoded=tokens) or encode(tokens, n))
     b.gradients(1.0)
     assert torch.equal(read["ids"], b.batch.ids)

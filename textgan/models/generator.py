@@ -18,6 +18,7 @@ from textgan.models.transformer import (
     embed_tokens,
     init_weights,
 )
+from textgan.ops.linear_cross_entropy import linear_cross_entropy
 
 
 class Condition(NamedTuple):
@@ -133,6 +134,41 @@ class Generator(nn.Module):
             ValueError: for more than `block_size` columns, a cache that is full or of another batch size,
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
+        x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
+        return F.linear(x if at is None else x[at], self.wte.weight, self.logit_bias)
+
+    def nll(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        at: Tensor,
+        condition: Condition | None = None,
+        reduction: str = "none",
+    ) -> Tensor:
+        """Negative log-likelihoods (M,) of the targets of the M columns `at`, row by row, nats; or their sum.
+
+        The cross-entropy of `forward`'s logits without ever holding all of them: what training looks at.
+
+        Args:
+            tokens: ids (B, T), or probability vectors (B, T, V).
+            targets: (B, T) long, the token that follows each column.
+            at: (B, T) bool, the columns that count.
+            condition: of the rows.
+            reduction: "none" or "sum".
+        """
+        x = self._states(tokens, condition=condition)
+        return linear_cross_entropy(x[at], self.wte.weight, self.logit_bias, targets[at], reduction)
+
+    def _states(
+        self,
+        tokens: Tensor,
+        *,
+        left_pad: Tensor | None = None,
+        cache: KVCache | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D); see `forward`."""
         B, T = tokens.shape[:2]
         start, end = columns_read(B, T, cache, self.block_size, condition)
         if cache is not None:
@@ -165,8 +201,7 @@ class Generator(nn.Module):
             x = block(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end
-        x = x if at is None else x[at]
-        return F.linear(self.ln_f(x), self.wte.weight, self.logit_bias)
+        return self.ln_f(x)
 
     def check_condition(self, condition: Condition, batch_size: int) -> None:
         """Raises ValueError for a condition of another number of layers, rows or widths."""

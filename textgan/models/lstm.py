@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from textgan.models.generator import check_cache_sizes, columns_read
 from textgan.models.transformer import Dropout, check_dropout, check_sizes, embed_tokens
+from textgan.ops.linear_cross_entropy import linear_cross_entropy
 
 State = tuple[Tensor, Tensor]  # (h, c), each (n_layer, B, n_hidden)
 
@@ -134,6 +135,41 @@ class LSTMGenerator(nn.Module):
             ValueError: for more than `block_size` columns, a cache that is full or of another batch size,
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
+        x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
+        return F.linear(x if at is None else x[at], self.head.weight, self.logit_bias)
+
+    def nll(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        at: Tensor,
+        condition: LSTMCondition | None = None,
+        reduction: str = "none",
+    ) -> Tensor:
+        """Negative log-likelihoods (M,) of the targets of the M columns `at`, row by row, nats; or their sum.
+
+        The cross-entropy of `forward`'s logits without ever holding all of them: what training looks at.
+
+        Args:
+            tokens: ids (B, T), or probability vectors (B, T, V).
+            targets: (B, T) long, the token that follows each column.
+            at: (B, T) bool, the columns that count.
+            condition: of the rows.
+            reduction: "none" or "sum".
+        """
+        x = self._states(tokens, condition=condition)
+        return linear_cross_entropy(x[at], self.head.weight, self.logit_bias, targets[at], reduction)
+
+    def _states(
+        self,
+        tokens: Tensor,
+        *,
+        left_pad: Tensor | None = None,
+        cache: LSTMCache | None = None,
+        condition: LSTMCondition | None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D); see `forward`."""
         B, T = tokens.shape[:2]
         start, end = columns_read(B, T, cache, self.block_size, condition)
         if cache is None:
@@ -154,8 +190,7 @@ class LSTMGenerator(nn.Module):
             x, state = self._run_padded(x, state, (left_pad - start).clamp(0, T))
         if cache is not None:
             cache.length, cache.state = end, state
-        x = x if at is None else x[at]
-        return F.linear(x, self.head.weight, self.logit_bias)
+        return x
 
     def check_condition(self, condition: LSTMCondition | None, batch_size: int) -> None:
         """Raises ValueError where `n_extra` numbers a row are missing, or a part has another shape."""

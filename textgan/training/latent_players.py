@@ -154,7 +154,7 @@ def autoencoder_step(run: Experiment, players: Players, rows: Tensor, done: int)
     vae.train()
     with run.autocast():
         inference = vae.infer(vae.encode(batch.targets, batch.lengths), posterior_noise(run, size, "vae", done))
-        recon = -vae.log_likelihood(batch.ids, batch.lengths, inference.z, inputs=inputs).sum()
+        recon = vae.reconstruction(batch.ids, batch.lengths, inference.z, inputs=inputs)
     with torch.no_grad():
         fake_score = critic(players.mapper(draw_noise(run, players.mapper, size, "vae", done)))
     e_loss = encoder_loss(settings.loss, critic(inference.z), fake_score)

@@ -15,9 +15,7 @@ from textgan.training.seeding import stream
 
 def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
     """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
-    mask = batch.mask
-    logits = generator(batch.inputs, at=mask)
-    return F.cross_entropy(logits.float(), batch.targets[mask], reduction="sum") / tokens
+    return generator.nll(batch.inputs, batch.targets, at=batch.mask, reduction="sum") / tokens
 
 
 def gan_loss(

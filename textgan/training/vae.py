@@ -292,8 +292,8 @@ def update(
         part = Batch(batch.ids[rows], batch.lengths[rows])
         with run.autocast():
             inference = vae.infer(vae.encode(part.targets, part.lengths), noise[rows])
-            likelihood = vae.log_likelihood(part.ids, part.lengths, inference.z, inputs=inputs[rows])
-        recon, kl = -likelihood.sum(), inference.kl
+            recon = vae.reconstruction(part.ids, part.lengths, inference.z, inputs=inputs[rows])
+        kl = inference.kl
         loss = recon / total
         if weight:
             floor = settings.free_bits

@@ -1,0 +1,109 @@
+"""Output layer and cross-entropy in one, by blocks of rows: the (M, V) logits of a batch never exist at once.
+
+At the vocabularies of text the output layer is most of the arithmetic of a small generator, and the passes over its
+logits (log-softmax forward and backward, their copies in float32) cost a CPU as much time again, and memory three
+times the logits. Here a block of logits stays in the cache while its loss and its gradient are taken from it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Logits that are held at once: about the second-level cache of a CPU, few launches on a GPU.
+BLOCK = {"cpu": 2**21, "cuda": 2**26}
+LEAST_ROWS = 64
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "none"
+) -> Tensor:
+    """Cross-entropy of ``targets`` (M,) under ``x @ weight.T + bias``: (M,), or () for ``reduction="sum"``, in nats.
+
+    Equal to ``F.cross_entropy(F.linear(x, weight, bias).float(), targets, reduction=reduction)``, under autocast as
+    well. The gradient of the sum is taken along with the value; that of single losses computes the logits again.
+
+    Args:
+        x: (M, D) float; weight: (V, D); bias: (V,) or None.
+        targets: (M,) long, each below V.
+        reduction: "none" or "sum".
+    """
+    if reduction not in ("none", "sum"):
+        raise ValueError(f"reduction={reduction!r}; allowed: none, sum")
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    with torch.autocast(kind, enabled=False):
+        return (_Sum if reduction == "sum" else _Each).apply(x, weight, bias, targets)
+
+
+class _Each(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets):
+        ctx.save_for_backward(x, weight, bias, targets)
+        return _losses(x, weight, bias, targets)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, bias, targets = ctx.saved_tensors
+        return *_losses_and_gradients(x, weight, bias, targets, gradient)[1:], None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets):
+        if not any(ctx.needs_input_grad):
+            return _losses(x, weight, bias, targets).sum()
+        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, None)
+        ctx.save_for_backward(*gradients)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return *(g if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors), None
+
+
+def _blocks(x: Tensor, weight: Tensor) -> list[slice]:
+    rows = max(LEAST_ROWS, BLOCK.get(x.device.type, BLOCK["cuda"]) // len(weight))
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = F.linear(x, weight, bias)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """(M,), at least float32."""
+    losses = [
+        F.cross_entropy(_logits(x[rows], weight, bias), targets[rows], reduction="none") for rows in _blocks(x, weight)
+    ]
+    return torch.cat(losses) if losses else x.new_zeros(0, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _losses_and_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Losses (M,), and the gradients for x, weight and bias of their sum, with weights ``scale`` (M,) where given."""
+    full = torch.promote_types(x.dtype, torch.float32)
+    losses, of_x = x.new_empty(len(x), dtype=full), torch.empty_like(x)
+    of_weight = torch.zeros_like(weight, dtype=full)
+    of_bias = None if bias is None else torch.zeros_like(bias, dtype=full)
+    for rows in _blocks(x, weight):
+        own, target = x[rows], targets[rows, None]
+        logits = _logits(own, weight, bias)
+        top = logits.amax(1, keepdim=True)
+        of_target = logits.gather(1, target) - top
+        probs = logits.sub_(top).exp_()
+        total = probs.sum(1, keepdim=True)
+        losses[rows] = (total.log() - of_target).squeeze(1)
+        # softmax minus one-hot, in place
+        probs.div_(total).scatter_add_(1, target, -torch.ones_like(total))
+        if scale is not None:
+            probs.mul_(scale[rows, None])
+        if of_bias is not None:
+            of_bias += probs.sum(0)
+        probs = probs.to(x.dtype)
+        of_x[rows] = probs @ weight
+        of_weight += probs.T @ own
+    return losses, of_x, of_weight.to(weight.dtype), None if of_bias is None else of_bias.to(bias.dtype)

@@ -11,8 +11,19 @@ from torch.distributions import Categorical, kl_divergence
 from textgan.config import Adversarial
 from textgan.data.dataset import Batch
 from textgan.models.discriminator import Critique
+from textgan.models.encoder import TransformerEncoder
 from textgan.models.generator import Generator
-from textgan.training.objectives import critic_penalty, gan_loss, kl_to_parent, mean_entropy, mle_loss, split
+from textgan.models.vae import TextVAE
+from textgan.training import objectives
+from textgan.training.objectives import (
+    critic_penalty,
+    gan_loss,
+    kl_to_parent,
+    mean_entropy,
+    mle_loss,
+    reconstruct,
+    split,
+)
 
 IDS = torch.tensor([[0, 1, 2, 3, 0], [0, 4, 0, 0, 0], [0, 2, 2, 0, 0]])
 BATCH = Batch(IDS, torch.tensor([4, 2, 3]))
@@ -35,6 +46,26 @@ def test_mle_loss_is_the_sum_over_real_tokens_over_the_constant():
     torch.testing.assert_close(mle_loss(model, BATCH, 7.0), expected)
     parts = sum(mle_loss(model, part, 7.0) for part in split(BATCH, 2))
     torch.testing.assert_close(parts, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16])
+def test_texts_are_written_anew_as_each_alone(monkeypatch, rows):
+    """In parts of like length, with words dropped: the same posteriors in the same order, the same likelihood."""
+    torch.manual_seed(3)
+    vae = TextVAE(TransformerEncoder(5, 6, 1, 2, 8, dropout=0.0), generator(0), 4)
+    for parameter in vae.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    noise, inputs = torch.randn(3, 4), torch.where(torch.arange(4) == 1, 3, BATCH.inputs)
+    monkeypatch.setattr(objectives, "ROWS_OF_A_PART", rows)
+    inference, recon = reconstruct(vae, BATCH, noise, inputs)
+    expected = 0.0
+    for b, n in enumerate([4, 2, 3]):
+        alone = vae.infer(vae.encode(IDS[b : b + 1, 1 : n + 1], torch.tensor([n])), noise[b : b + 1])
+        for ours, theirs in zip(inference, alone, strict=True):
+            torch.testing.assert_close(ours[b : b + 1], theirs)
+        logits = vae.decoder(inputs[b : b + 1, :n], condition=vae.condition(alone.z))
+        expected += F.cross_entropy(logits[0], IDS[b, 1 : n + 1], reduction="sum")
+    torch.testing.assert_close(recon, expected)
 
 
 def test_kl_is_from_the_parent_to_the_generator_on_real_positions():

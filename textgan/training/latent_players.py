@@ -13,6 +13,7 @@ from textgan.ops.elbo import free_bits, word_dropout
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.training.codes import codes_of, encode_rows, posterior_noise
 from textgan.training.experiment import Experiment, Selection
+from textgan.training.objectives import reconstruct
 from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
 from textgan.training.seeding import seed_dropout, stream
 
@@ -153,8 +154,7 @@ def autoencoder_step(run: Experiment, players: Players, rows: Tensor, done: int)
     critic.eval().requires_grad_(False)
     vae.train()
     with run.autocast():
-        inference = vae.infer(vae.encode(batch.targets, batch.lengths), posterior_noise(run, size, "vae", done))
-        recon = vae.reconstruction(batch.ids, batch.lengths, inference.z, inputs=inputs)
+        inference, recon = reconstruct(vae, batch, posterior_noise(run, size, "vae", done), inputs)
     with torch.no_grad():
         fake_score = critic(players.mapper(draw_noise(run, players.mapper, size, "vae", done)))
     e_loss = encoder_loss(settings.loss, critic(inference.z), fake_score)

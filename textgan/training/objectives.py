@@ -9,13 +9,40 @@ from torch import Tensor, nn
 from textgan.config import Adversarial
 from textgan.data.dataset import Batch
 from textgan.models.generator import Generator
+from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.training.seeding import stream
+
+ROWS_OF_A_PART = 16
 
 
 def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
     """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
     return generator.nll(batch.inputs, batch.targets, at=batch.mask, reduction="sum") / tokens
+
+
+def reconstruct(vae: TextVAE, batch: Batch, noise: Tensor, inputs: Tensor) -> tuple[Inference, Tensor]:
+    """The posteriors of a batch with a draw of each, and the summed -log p(x|z) of the draws, nats.
+
+    Batches whose codes belong together hold texts of all lengths. On a CPU, where time goes with the number of
+    positions, they are read and written in parts of like length, each as wide as its own longest text.
+
+    Args:
+        vae: the model.
+        batch: B texts.
+        noise: (B, Z) standard normal, of the draws.
+        inputs: (B, T) what the decoder reads, ``batch.inputs`` or that with words dropped.
+    """
+    B, lengths = len(batch.ids), batch.lengths
+    parts = lengths.argsort(stable=True).split(ROWS_OF_A_PART if batch.ids.device.type == "cpu" else B)
+    widths = [int(lengths[rows].max()) for rows in parts]
+    read = [vae.encode(batch.targets[rows, :T], lengths[rows]) for rows, T in zip(parts, widths, strict=True)]
+    inference = vae.infer(torch.cat(read)[torch.cat(parts).argsort()], noise)
+    written = [
+        vae.reconstruction(batch.ids[rows, : T + 1], lengths[rows], inference.z[rows], inputs[rows, :T])
+        for rows, T in zip(parts, widths, strict=True)
+    ]
+    return inference, torch.stack(written).sum()
 
 
 def gan_loss(

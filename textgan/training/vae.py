@@ -20,6 +20,7 @@ from textgan.training.building import build_vae, fill, fill_decoder
 from textgan.training.checkpoint import find_checkpoint, load_weights, read_pointer
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
+from textgan.training.objectives import reconstruct
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream, stream_seed
@@ -291,8 +292,7 @@ def update(
         rows = slice(int(rows[0]), int(rows[-1]) + 1)
         part = Batch(batch.ids[rows], batch.lengths[rows])
         with run.autocast():
-            inference = vae.infer(vae.encode(part.targets, part.lengths), noise[rows])
-            recon = vae.reconstruction(part.ids, part.lengths, inference.z, inputs=inputs[rows])
+            inference, recon = reconstruct(vae, part, noise[rows], inputs[rows])
         kl = inference.kl
         loss = recon / total
         if weight:

@@ -384,6 +384,18 @@ def test_whitening_batch_norm_takes_out_correlations():
     torch.testing.assert_close(bn.train()(x[:3]), y[:3].detach(), rtol=1e-3, atol=2e-3)
 
 
+def test_whitening_batch_norm_takes_entries_that_are_copies():
+    x = normal(64, 2).repeat(1, 8) + 3
+    bn = ScaledBatchNorm(16, 0.5, whiten=True)
+    bn.fit(x)
+    for y in (bn(x), bn.eval()(x)):
+        assert y.isfinite().all()
+        assert y.abs().max() < 4
+        torch.testing.assert_close(y[:, :2].T.cov(correction=0), 0.25 * torch.eye(2), atol=1e-3, rtol=0)
+    constant = torch.ones(64, 3)
+    assert ScaledBatchNorm(3, 0.5, whiten=True)(constant).abs().max() < 1e-3
+
+
 def test_whitening_batch_norm_has_the_right_gradient():
     bn = ScaledBatchNorm(3, 0.5, whiten=True).double()
     x = normal(8, 3).double().requires_grad_()

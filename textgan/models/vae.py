@@ -88,12 +88,13 @@ class ScaledBatchNorm(nn.Module):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, eps=1e-7)
         mean, covariance = _moments(x) if training else (self.running_mean, self.running_var)
         if training:
-            self.running_mean.lerp_(mean.detach(), 0.1)
-            self.running_var.lerp_(covariance.detach(), 0.1)
-        # What is left of an entry below a millionth of its variance is rounding error.
-        factor = torch.linalg.cholesky(covariance + torch.diag(1e-6 * covariance.diagonal().detach() + 1e-12))
+            self.running_mean.lerp_(mean.detach().to(x.dtype), 0.1)
+            self.running_var.lerp_(covariance.detach().to(x.dtype), 0.1)
+        mean, covariance = mean.double(), covariance.double()
+        # What others leave of an entry below this share of its variance is taken for rounding.
+        factor = torch.linalg.cholesky(covariance + torch.diag(1e-5 * covariance.diagonal().detach() + 1e-12))
         white = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
-        return white * self.weight + self.bias
+        return white.to(x.dtype) * self.weight + self.bias
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
@@ -104,8 +105,8 @@ class ScaledBatchNorm(nn.Module):
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and covariance (d, d) of rows (N, d), divided by N."""
-    mean = x.mean(0)
+    """Mean (d,) and covariance (d, d) of rows (N, d), divided by N, float64: it may be all but singular."""
+    mean = x.double().mean(0)
     centred = x - mean
     return mean, centred.T @ centred / len(x)
 

@@ -78,8 +78,8 @@ class ScaledBatchNorm(nn.Module):
         self.register_buffer("weight", torch.full((features,), gamma))
         self.bias = nn.Parameter(torch.zeros(features))
         self.register_buffer("running_mean", torch.zeros(features))
-        # The variances, or the covariance.
-        self.register_buffer("running_var", torch.eye(features) if whiten else torch.ones(features))
+        # The variances, or the covariance, which may be all but singular.
+        self.register_buffer("running_var", torch.eye(features).double() if whiten else torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         training = self.training and len(x) > (x.size(1) if self.whiten else 1)
@@ -89,10 +89,10 @@ class ScaledBatchNorm(nn.Module):
         mean, covariance = _moments(x) if training else (self.running_mean, self.running_var)
         if training:
             self.running_mean.lerp_(mean.detach().to(x.dtype), 0.1)
-            self.running_var.lerp_(covariance.detach().to(x.dtype), 0.1)
-        mean, covariance = mean.double(), covariance.double()
-        # What others leave of an entry below this share of its variance is taken for rounding.
-        factor = torch.linalg.cholesky(covariance + torch.diag(1e-5 * covariance.diagonal().detach() + 1e-12))
+            self.running_var.lerp_(covariance.detach(), 0.1)
+        # As small as float64 lets it be: what the entries before leave of an entry would shrink under a larger share,
+        # for that is where a KL below the bound is to be had (at 1e-5 an encoder of short stories found it).
+        factor = torch.linalg.cholesky(covariance + torch.diag(1e-10 * covariance.diagonal().detach() + 1e-20))
         white = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
         return white.to(x.dtype) * self.weight + self.bias
 

@@ -30,6 +30,8 @@ def test_the_promised_configs_are_there():
         "vae/image_coco.yaml",
         "vae/ptb.yaml",
         "vae/ptb_lstm.yaml",
+        "vae/image_coco_small.yaml",
+        "vae/ptb_small.yaml",
         "vae/yelp.yaml",
         "vae/smoke.yaml",
         "vae/latent_gan.yaml",

@@ -46,6 +46,6 @@ def test_rollouts_carry_gradient_on_the_gpu(estimator):
     rng = torch.Generator("cuda").manual_seed(0)
     ids, lengths = sample_ids(generator, 6, 12, eos_id=0, rng=rng)
     fake = rollout(generator, ids, lengths, eos_id=0, estimator=estimator, tau=1.0, rng=rng)
-    (fake.tokens * torch.randn(20, device="cuda")).sum().backward()
+    (fake.tokens.vectors() * torch.randn(20, device="cuda")).sum().backward()
     assert generator.wte.weight.grad.isfinite().all()
     assert generator.wte.weight.grad.abs().sum() > 0

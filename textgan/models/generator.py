@@ -135,7 +135,7 @@ class Generator(nn.Module):
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
-        return F.linear(x if at is None else x[at], self.wte.weight, self.logit_bias)
+        return F.linear(x if at is None else x[at], *self.output_layer)
 
     def nll(
         self,
@@ -157,8 +157,17 @@ class Generator(nn.Module):
             condition: of the rows.
             reduction: "none" or "sum".
         """
-        x = self._states(tokens, condition=condition)
-        return linear_cross_entropy(x[at], self.wte.weight, self.logit_bias, targets[at], reduction)
+        states = self.states(tokens, at=at, condition=condition)
+        return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
+
+    def states(self, tokens: Tensor, *, at: Tensor, condition: Condition | None = None) -> Tensor:
+        """What the output layer reads of the M columns `at`, (M, D), row by row; see `nll` for the arguments."""
+        return self._states(tokens, condition=condition)[at]
+
+    @property
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, D) and bias (V,) of the linear layer from states to logits."""
+        return self.wte.weight, self.logit_bias
 
     def _states(
         self,

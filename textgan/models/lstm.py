@@ -158,8 +158,17 @@ class LSTMGenerator(nn.Module):
             condition: of the rows.
             reduction: "none" or "sum".
         """
-        x = self._states(tokens, condition=condition)
-        return linear_cross_entropy(x[at], self.head.weight, self.logit_bias, targets[at], reduction)
+        states = self.states(tokens, at=at, condition=condition)
+        return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
+
+    def states(self, tokens: Tensor, *, at: Tensor, condition: LSTMCondition | None = None) -> Tensor:
+        """What the output layer reads of the M columns `at`, (M, D), row by row; see `nll` for the arguments."""
+        return self._states(tokens, condition=condition)[at]
+
+    @property
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, D) and bias (V,) of the linear layer from states to logits."""
+        return self.head.weight, self.logit_bias
 
     def _states(
         self,

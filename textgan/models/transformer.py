@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgan.ops.relaxed_tokens import RelaxedTokens
+
 
 def check_sizes(**sizes: int) -> None:
     """Raises ValueError naming the first size that is not a positive whole number."""
@@ -215,23 +217,24 @@ def init_weights(module: nn.Module, n_layer: int) -> None:
             nn.init.zeros_(child.bias)
 
 
-def embed_tokens(tokens: Tensor, weight: Tensor) -> Tensor:
+def embed_tokens(tokens: Tensor | RelaxedTokens, weight: Tensor) -> Tensor:
     """Vectors (B, T, E) of tokens under the table `weight` (V, E).
 
     Args:
         tokens: ids (B, T), any integer type; or probability vectors (B, T, V), whose vector is the mean under
-            them and through which the gradient flows.
+            them and through which the gradient flows, as a tensor or as what they are made of.
 
     Raises:
         ValueError: for another shape or type.
     """
-    if tokens.is_floating_point():
-        if tokens.dim() != 3 or tokens.size(-1) != weight.size(0):
+    relaxed = isinstance(tokens, RelaxedTokens)
+    if relaxed or tokens.is_floating_point():
+        if len(tokens.shape) != 3 or tokens.shape[-1] != weight.size(0):
             raise ValueError(
                 f"probability vectors must be (B, T, {weight.size(0)}), not {tuple(tokens.shape)}; "
                 "token ids must be of an integer type"
             )
-        return tokens @ weight
+        return tokens.embed(weight) if relaxed else tokens @ weight
     if tokens.dim() != 2:
         raise ValueError(f"token ids must be (B, T), not {tuple(tokens.shape)}")
     return F.embedding(tokens, weight)

@@ -37,6 +37,13 @@ def linear_cross_entropy(
         return (_Sum if reduction == "sum" else _Each).apply(x, weight, bias, targets)
 
 
+@torch.no_grad()
+def linear_entropy(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Entropies (M,) of softmax(x @ weight.T + bias), nats; no gradient."""
+    log_probs = (output_logits(x[rows], weight, bias).log_softmax(1) for rows in output_blocks(x, weight))
+    return torch.cat([-(part.exp() * part).sum(1) for part in log_probs])
+
+
 class _Each(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, targets):
@@ -63,12 +70,14 @@ class _Sum(torch.autograd.Function):
         return *(g if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors), None
 
 
-def _blocks(x: Tensor, weight: Tensor) -> list[slice]:
+def output_blocks(x: Tensor, weight: Tensor) -> list[slice]:
+    """Slices of the M rows of ``x`` whose logits under ``weight`` (V, D) are held at once."""
     rows = max(LEAST_ROWS, BLOCK.get(x.device.type, BLOCK["cuda"]) // len(weight))
     return [slice(start, start + rows) for start in range(0, len(x), rows)]
 
 
-def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def output_logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits (M, V), at least float32."""
     logits = F.linear(x, weight, bias)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -76,7 +85,8 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """(M,), at least float32."""
     losses = [
-        F.cross_entropy(_logits(x[rows], weight, bias), targets[rows], reduction="none") for rows in _blocks(x, weight)
+        F.cross_entropy(output_logits(x[rows], weight, bias), targets[rows], reduction="none")
+        for rows in output_blocks(x, weight)
     ]
     return torch.cat(losses) if losses else x.new_zeros(0, dtype=torch.promote_types(x.dtype, torch.float32))
 
@@ -89,9 +99,9 @@ def _losses_and_gradients(
     losses, of_x = x.new_empty(len(x), dtype=full), torch.empty_like(x)
     of_weight = torch.zeros_like(weight, dtype=full)
     of_bias = None if bias is None else torch.zeros_like(bias, dtype=full)
-    for rows in _blocks(x, weight):
+    for rows in output_blocks(x, weight):
         own, target = x[rows], targets[rows, None]
-        logits = _logits(own, weight, bias)
+        logits = output_logits(own, weight, bias)
         top = logits.amax(1, keepdim=True)
         of_target = logits.gather(1, target) - top
         probs = logits.sub_(top).exp_()

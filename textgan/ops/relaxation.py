@@ -62,13 +62,6 @@ def conditional_gumbel(logits: Tensor, ids: Tensor, *, generator: torch.Generato
     return noise.scatter_(-1, chosen, -top.log() - log_p.gather(-1, chosen))
 
 
-def _one_hot_with_gradient_of(surrogate: Tensor, ids: Tensor) -> Tensor:
-    """Exact one-hots of `ids` in value (the surrogate cancels before the one is added), its gradient in backward."""
-    zero = surrogate - surrogate.detach()
-    chosen = ids[..., None]
-    return zero.scatter_add(-1, chosen, torch.ones_like(chosen, dtype=zero.dtype))
-
-
 @_full_precision
 def soft(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
     """Gumbel-softmax, softmax((logits + noise) / tau), and the exact gradient of it (Jang et al. 2017).
@@ -81,14 +74,8 @@ def soft(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
 
 
 @_full_precision
-def straight_through(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
-    """One-hot with the gradient of `soft` (Jang et al. 2017). Biased; the variance grows as tau falls."""
-    return _one_hot_with_gradient_of(soft(logits, ids, tau=tau, noise=noise, generator=generator), ids)
-
-
-@_full_precision
-def gapped(logits, ids, *, tau, noise=None, generator=None, gap: float = 1.0) -> Tensor:
-    """One-hot with the gradient of a softmax whose logits favour the sample by `gap` (Fan et al. 2022).
+def _pushed_down(logits, ids, *, tau, noise=None, generator=None, gap: float = 1.0) -> Tensor:
+    """A softmax whose logits favour the sample by `gap` (Fan et al. 2022).
 
     The sampled logit is raised to the maximum, the others are pushed down to `gap` below it. Nothing random beyond
     the ids: `noise` and `generator` are not used.
@@ -97,12 +84,12 @@ def gapped(logits, ids, *, tau, noise=None, generator=None, gap: float = 1.0) ->
         top = logits.amax(dim=-1, keepdim=True)
         move = (top - gap - logits).clamp(max=0.0)
         move.scatter_(-1, ids[..., None], top - logits.gather(-1, ids[..., None]))
-    return _one_hot_with_gradient_of(torch.softmax((logits + move) / tau, dim=-1), ids)
+    return torch.softmax((logits + move) / tau, dim=-1)
 
 
 @_full_precision
-def gumbel_rao(logits, ids, *, tau, noise=None, generator=None, samples: int = 8) -> Tensor:
-    """One-hot with the gradient of `straight_through` averaged over noise given the ids (Paulus et al. 2020).
+def _mean_of_draws(logits, ids, *, tau, noise=None, generator=None, samples: int = 8) -> Tensor:
+    """`soft` averaged over noise given the ids (Paulus et al. 2020).
 
     The same mean gradient as `straight_through` and less variance. `noise`, if given, is (K, ..., V): K draws in
     place of `samples` ones. Memory: one (..., V) tensor a draw.
@@ -112,13 +99,12 @@ def gumbel_rao(logits, ids, *, tau, noise=None, generator=None, samples: int = 8
         count = samples
     else:
         count = len(noise)
-    mean = sum(torch.softmax((logits + draw) / tau, dim=-1) for draw in noise) / count
-    return _one_hot_with_gradient_of(mean, ids)
+    return sum(torch.softmax((logits + draw) / tau, dim=-1) for draw in noise) / count
 
 
 @_full_precision
-def reinmax(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
-    """One-hot with a gradient accurate to second order (Liu et al. 2023): exact for quadratic losses at tau 1.
+def _second_order(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
+    """A gradient accurate to second order (Liu et al. 2023): exact for quadratic losses at tau 1.
 
     With p = softmax(logits), q = (softmax(logits / tau) + one_hot) / 2 and J the softmax Jacobian, the gradient is
     2 J(q)^T g - J(p)^T g / 2. tau of at least 1 is usual. Where the loss is so curved within one step from token to
@@ -129,18 +115,36 @@ def reinmax(logits, ids, *, tau, noise=None, generator=None) -> Tensor:
         q.scatter_add_(-1, ids[..., None], torch.full_like(q[..., :1], 0.5))
         shift = q.log() - logits
     # softmax(logits + shift) has the value q, and as the shift is constant the Jacobian J(q).
-    surrogate = 2 * torch.softmax(logits + shift, dim=-1) - torch.softmax(logits, dim=-1) / 2
-    return _one_hot_with_gradient_of(surrogate, ids)
+    return 2 * torch.softmax(logits + shift, dim=-1) - torch.softmax(logits, dim=-1) / 2
 
 
-ESTIMATORS = {
+# The vectors whose gradient an estimator passes back.
+SURROGATES = {
     "soft": soft,
     "relgan": soft,  # the same vectors to the critic, but the generator reads the hard ids
-    "straight_through": straight_through,
-    "gapped": gapped,
-    "gumbel_rao": gumbel_rao,
-    "reinmax": reinmax,
+    "straight_through": soft,  # biased; the variance grows as tau falls (Jang et al. 2017)
+    "gapped": _pushed_down,
+    "gumbel_rao": _mean_of_draws,
+    "reinmax": _second_order,
 }
+# Those that show the critic exact one-hots all the same.
+HARD = frozenset(SURROGATES) - {"soft", "relgan"}
+
+
+def _one_hot_with_gradient_of(surrogate):
+    """The estimator with exact one-hots of the ids as its value, and the surrogate's gradient."""
+
+    @functools.wraps(surrogate)
+    def estimator(logits: Tensor, ids: Tensor, **options) -> Tensor:
+        vectors = surrogate(logits, ids, **options)
+        zero = vectors - vectors.detach()  # before the one is added, so that nothing is rounded
+        chosen = ids[..., None]
+        return zero.scatter_add(-1, chosen, torch.ones_like(chosen, dtype=zero.dtype))
+
+    return estimator
+
+
+ESTIMATORS = {name: _one_hot_with_gradient_of(f) if name in HARD else f for name, f in SURROGATES.items()}
 
 # What the generator reads as its own last token: the relaxed vector, with its gradient, or the sampled id.
 FEEDBACK = {name: "soft" if name == "soft" else "hard" for name in ESTIMATORS}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from textgan.models.generator import Generator
 from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, gumbel_noise, soft
+from textgan.ops.relaxed_tokens import RelaxedTokens
 
 # Steps between looks at whether every text has ended: on a GPU each look waits for the device.
 _LOOK_EVERY = 8
@@ -31,8 +32,10 @@ class Rollout(NamedTuple):
 
     ids: Tensor  # (B, T), eos past the end
     lengths: Tensor  # (B,) tokens of each text, its eos included
-    tokens: Tensor  # (B, T, V) in place of one-hots, with gradient; exactly zero past the end, where none passes
-    logits: Tensor  # (B, T, V) of the generator at each position, with gradient
+    inputs: Tensor  # (B, T) or (B, T, V) what the generator read
+    # (B, T, V) in place of one-hots, with gradient; exactly zero past the end, where none passes. A critic embeds
+    # both kinds; hard feedback needs no tensor of them.
+    tokens: Tensor | RelaxedTokens
 
 
 class SoftSample(NamedTuple):
@@ -148,8 +151,10 @@ def rollout(
         if hops or sample is not None:
             raise ValueError(f"`{estimator}` feeds back hard tokens: `hops` and `sample` are for soft feedback")
         inputs = F.pad(ids[:, :-1], (1, 0), value=eos_id)
-        logits = generator(inputs)
-        return Rollout(ids, lengths, _relax(logits, ids, lengths, estimator, tau, rng), logits)
+        mask = _mask(lengths, ids.size(1))
+        layer = generator.states(inputs, at=mask), *generator.output_layer
+        tokens = RelaxedTokens(*layer, ids, mask, estimator=estimator, tau=tau, rng=rng)
+        return Rollout(ids, lengths, inputs, tokens)
 
     if sample is None:
         sample = sample_soft(generator, *ids.shape, eos_id=eos_id, tau=tau, rng=rng)
@@ -157,9 +162,9 @@ def rollout(
     opening = _opening(ids.size(0), generator.vocab_size, eos_id, tokens.device)
     mask = _mask(lengths, ids.size(1))[..., None]
     for _ in range(hops + 1):
-        logits = generator(torch.cat([opening, tokens[:, :-1]], dim=1))
-        tokens = torch.where(mask, ESTIMATORS[estimator](logits, ids, tau=tau, noise=noise), 0.0)
-    return Rollout(ids, lengths, tokens, logits)
+        inputs = torch.cat([opening, tokens[:, :-1]], dim=1)
+        tokens = torch.where(mask, ESTIMATORS[estimator](generator(inputs), ids, tau=tau, noise=noise), 0.0)
+    return Rollout(ids, lengths, inputs, tokens)
 
 
 def sequential_rollout(
@@ -182,27 +187,17 @@ def sequential_rollout(
     _check_estimator(estimator)
     B, T, V = noise.shape[-3:]
     read = _opening(B, V, eos_id, noise.device)
-    logits, tokens, drawn = [], [], []
+    tokens, drawn = [], []
     for t in range(T):
-        logits.append(generator(read)[:, -1])
-        chosen = (logits[-1] + noise[..., t, :]).argmax(dim=-1) if ids is None else ids[:, t]
-        tokens.append(ESTIMATORS[estimator](logits[-1], chosen, tau=tau, noise=noise[..., t, :]))
+        logits = generator(read)[:, -1]
+        chosen = (logits + noise[..., t, :]).argmax(dim=-1) if ids is None else ids[:, t]
+        tokens.append(ESTIMATORS[estimator](logits, chosen, tau=tau, noise=noise[..., t, :]))
         drawn.append(chosen)
         back = tokens[-1] if FEEDBACK[estimator] == "soft" else F.one_hot(chosen, V).float()
         read = torch.cat([read, back[:, None]], dim=1)
     drawn, lengths = _cut(torch.stack(drawn, dim=1), eos_id)
     tokens = torch.where(_mask(lengths, T)[..., None], torch.stack(tokens, dim=1), 0.0)
-    return Rollout(drawn, lengths, tokens, torch.stack(logits, dim=1))
-
-
-def _relax(logits: Tensor, ids: Tensor, lengths: Tensor, estimator: str, tau: float, rng: torch.Generator) -> Tensor:
-    """Relaxed vectors (B, T, V), zero past each text's end.
-
-    Only real positions are computed: with texts of uneven length that halves the work on the widest tensors.
-    """
-    mask = _mask(lengths, ids.size(1))
-    real = ESTIMATORS[estimator](logits[mask], ids[mask], tau=tau, generator=rng)
-    return torch.zeros_like(logits, dtype=real.dtype).masked_scatter(mask[..., None], real)
+    return Rollout(drawn, lengths, read[:, :-1], tokens)
 
 
 def _check_estimator(name: str) -> None:

@@ -83,11 +83,12 @@ def train_adversarial(
                     real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
                     found = discriminator_step(run, players, real, ("d", k), k)
                 real = run.train.batch(plan.indices(done)).to(run.device)
-                found |= generator_step(run, players, parent, real, tau, done)
+                logged = (step + 1) % config.log_every == 0 or step + 1 == end
+                found |= generator_step(run, players, parent, real, tau, done, logged)
             step += 1
             progress.advance()
 
-            if step % config.log_every == 0 or step == end:
+            if logged:
                 numbers = run.check_finite(step, **found)
                 run.logger.scalars(step, {f"train/{k}": v for k, v in numbers.items()} | schedule)
                 run.logger.perf(step, {"steps_per_s": progress.rate("steps")})
@@ -226,9 +227,12 @@ def discriminator_step(
 
 
 def generator_step(
-    run: Experiment, players: Players, parent: Generator, real: Batch, tau: float, done: int
+    run: Experiment, players: Players, parent: Generator, real: Batch, tau: float, done: int, logged: bool = True
 ) -> dict[str, Tensor]:
-    """One update of the generator: MLE (and KL) gradient plus the adversarial one; returns scalars to log."""
+    """One update of the generator: MLE (and KL) gradient plus the adversarial one; returns scalars to log.
+
+    What costs something and is only looked at is left out of a step that is not ``logged``.
+    """
     settings, seed = run.config.adversarial, run.config.seed
     generator = players.generator
     tokens = settings.batch_size * run.train.lengths.double().mean().item()
@@ -254,7 +258,7 @@ def generator_step(
     anchor = [p.grad for p in generator.parameters()]
     players.optimizer.zero_grad()
 
-    found |= adversarial_gradient(run, players, real, tau, done)
+    found |= adversarial_gradient(run, players, real, tau, done, logged)
     pushed = [p.grad for p in generator.parameters()]
     norm = grad_norm(pushed)
     found["grad_norm_adv"] = norm
@@ -274,7 +278,9 @@ def generator_step(
     return found
 
 
-def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: float, done: int) -> dict[str, Tensor]:
+def adversarial_gradient(
+    run: Experiment, players: Players, real: Batch, tau: float, done: int, logged: bool
+) -> dict[str, Tensor]:
     """Back-propagate the generator's GAN loss through a rollout into its ``.grad``; returns scalars to log.
 
     Dropout is off in the generator (both passes must be the same function) and on in the critic, whose own
@@ -284,7 +290,7 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
     generator, discriminator = players.generator, players.discriminator
     generator.eval()
     discriminator.requires_grad_(False)
-    found = {"g_loss": 0.0, "entropy": 0.0, "fake_length": 0.0}
+    found = {"g_loss": 0.0, "fake_length": 0.0} | ({"entropy": 0.0} if logged else {})
     size = len(real.lengths)
     for i, part in enumerate(split(real, settings.batch_size // settings.accumulate)):
         weight = len(part.lengths) / size
@@ -297,7 +303,9 @@ def adversarial_gradient(run: Experiment, players: Players, real: Batch, tau: fl
         loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, fake.lengths)
         (weight * loss).backward()
         found["g_loss"] += weight * loss.detach()
-        found["entropy"] += weight * mean_entropy(fake.logits.detach(), fake.lengths)
+        if logged:
+            with run.autocast():
+                found["entropy"] += weight * mean_entropy(generator, fake.inputs, fake.lengths)
         found["fake_length"] += weight * fake.lengths.float().mean()
         players.spent.tokens += fake.lengths.sum()
     discriminator.requires_grad_(True)

@@ -11,6 +11,7 @@ from textgan.data.dataset import Batch
 from textgan.models.generator import Generator
 from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
+from textgan.ops.linear_cross_entropy import linear_entropy
 from textgan.training.seeding import stream
 
 ROWS_OF_A_PART = 16
@@ -103,11 +104,11 @@ def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tenso
     return F.kl_div(own, truth, reduction="sum", log_target=True)
 
 
-def mean_entropy(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Mean entropy of the next-token distributions on sampled text, nats a token."""
-    log_probs = F.log_softmax(logits.float(), dim=-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return entropy[_real_columns(lengths, entropy.shape[1])].mean()
+@torch.no_grad()
+def mean_entropy(generator: Generator, inputs: Tensor, lengths: Tensor) -> Tensor:
+    """Mean entropy of what the generator says next along the texts that it read, nats a token."""
+    states = generator.states(inputs, at=_real_columns(lengths, inputs.shape[1]))
+    return linear_entropy(states, *generator.output_layer).mean()
 
 
 def split(batch: Batch, size: int) -> list[Batch]:

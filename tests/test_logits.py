@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,7 +133,37 @@ def test_neutral_values_change_nothing():
 def test_inverse_cdf_by_hand():
     logits = probs(0.0, 0.25, 0.0, 0.75, 0.0).expand(5, -1)
     uniforms = torch.tensor([0.0, 0.24, 0.26, 0.999, 1 - 2**-32], dtype=torch.float64)
-    assert ops.inverse_cdf(logits, uniforms).tolist() == [1, 1, 3, 3, 3]
+    ids, log_probs = ops.inverse_cdf(logits, uniforms)
+    assert ids.tolist() == [1, 1, 3, 3, 3]
+    assert log_probs.exp().tolist() == pytest.approx([0.25, 0.25, 0.75, 0.75, 0.75])
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 130, 1000])
+def test_inverse_cdf_is_the_running_sum_over_the_whole_vocabulary(size):
+    """Against NumPy in float64, at any number of blocks, the last of which may be cut."""
+    logits = torch.randn(200, size, generator=torch.Generator().manual_seed(size)) * 3
+    uniforms = torch.rand(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = np.exp(logits.double().numpy() - logits.double().logsumexp(1, keepdim=True).numpy())
+    expected = (p.cumsum(1) <= uniforms.numpy()[:, None]).sum(1)
+    ids, log_probs = ops.inverse_cdf(logits, uniforms)
+    assert ids.tolist() == expected.tolist()
+    np.testing.assert_allclose(log_probs.numpy(), np.log(p[np.arange(200), expected]), atol=2e-6, rtol=1e-6)
+
+
+def test_inverse_cdf_draws_by_the_probabilities():
+    """Chi-square of 200,000 draws over 150 tokens, some removed, at evenly spread uniforms and at random ones."""
+    logits = torch.randn(150, generator=torch.Generator().manual_seed(0)) * 2
+    logits[[0, 63, 64, 100, 149]] = -torch.inf
+    p, n = logits.double().softmax(0), 200_000
+    for uniforms, limit in (
+        (torch.rand(n, generator=torch.Generator().manual_seed(2), dtype=torch.float64), 207),  # 0.1 % of 144 degrees
+        ((torch.arange(n, dtype=torch.float64) + 0.5) / n, 1.0),
+    ):
+        ids = torch.cat([ops.inverse_cdf(logits.expand(len(part), -1), part)[0] for part in uniforms.split(10_000)])
+        counts = torch.bincount(ids, minlength=150).double()
+        assert counts[p == 0].sum() == 0
+        kept = p > 0
+        assert ((counts - n * p)[kept].square() / (n * p)[kept]).sum() < limit
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,7 +176,9 @@ def test_inverse_cdf_never_draws_a_removed_token(seed, scale, dtype):
     logits = random_logits(seed, scale=scale).to(getattr(torch, dtype))
     logits = ops.keep_top_k(logits, 3)
     uniforms = torch.linspace(0, 1 - 2**-32, 50, dtype=torch.float64)
-    assert logits.gather(1, ops.inverse_cdf(logits, uniforms)[:, None]).isfinite().all()
+    ids, log_probs = ops.inverse_cdf(logits, uniforms)
+    assert logits.gather(1, ids[:, None]).isfinite().all()
+    assert log_probs.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [-math.inf, math.nan])

@@ -81,7 +81,7 @@ def test_texts_are_drawn_from_the_definition(name, warp):
             logits = probabilities(name, [EOS, *prompt, *ids]).log()
             allowed = logits.clone()
             allowed[0] = -torch.inf
-            token = inverse_cdf(warpers(allowed[None], **settings), uniforms[len(ids)][None]).item()
+            token = inverse_cdf(warpers(allowed[None], **settings), uniforms[len(ids)][None])[0].item()
             log_prob += logits[token].item()
             ids.append(token)
         assert sample.ids == ids

@@ -19,6 +19,7 @@ from textgan.models.transformer import (
     init_weights,
 )
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
+from textgan.ops.packed_linear import PackedLinear
 
 
 class Condition(NamedTuple):
@@ -76,6 +77,8 @@ class Generator(nn.Module):
 
     The buffer `logit_bias` (V,) is added to the logits; calibration puts the `<unk>` bias there, else zero.
     """
+
+    packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
     def __init__(
         self,
@@ -135,7 +138,8 @@ class Generator(nn.Module):
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
-        return F.linear(x if at is None else x[at], *self.output_layer)
+        x = x if at is None else x[at]
+        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
 
     def nll(
         self,

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from textgan.models.generator import check_cache_sizes, columns_read
 from textgan.models.transformer import Dropout, check_dropout, check_sizes, embed_tokens
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
+from textgan.ops.packed_linear import PackedLinear
 
 State = tuple[Tensor, Tensor]  # (h, c), each (n_layer, B, n_hidden)
 
@@ -65,6 +66,8 @@ class LSTMGenerator(nn.Module):
 
     The buffer `logit_bias` (V,) is added to the logits; calibration puts the `<unk>` bias there, else zero.
     """
+
+    packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
     def __init__(
         self,
@@ -136,7 +139,8 @@ class LSTMGenerator(nn.Module):
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
-        return F.linear(x if at is None else x[at], self.head.weight, self.logit_bias)
+        x = x if at is None else x[at]
+        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
 
     def nll(
         self,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgan.ops.packed_linear import Linear
 from textgan.ops.relaxed_tokens import RelaxedTokens
 
 
@@ -100,33 +101,36 @@ Memory = tuple[Tensor, Tensor]
 class LayerCache:
     """Keys and values of one attention layer, preallocated at the first write, in the type then used.
 
-    `memory`, where there is one, is kept in front of the columns.
+    Of each column its keys and values of all heads stand together, as the projection makes them, so that a column is
+    written in one piece. `memory`, where there is one, is kept in front of the columns.
     """
 
     def __init__(self, max_len: int, memory: Memory | None = None):
         self.max_len, self.memory = max_len, memory
-        self.k: Tensor | None = None
-        self.v: Tensor | None = None
+        self.kv: Tensor | None = None  # (B, columns, 2, H, d)
 
-    def append(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """All keys and values so far, after writing (B, H, T, d) ones to the columns from `start`."""
-        B, H, T, d = k.shape
+    def append(self, kv: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, (B, H, columns, d), after writing (B, T, 2, H, d) to columns from `start`."""
+        B, T = kv.shape[:2]
         first = 0 if self.memory is None else 1
-        if self.k is None:
-            self.k = k.new_empty(B, H, first + self.max_len, d)
-            self.v = v.new_empty(B, H, first + self.max_len, d)
+        if self.kv is None:
+            self.kv = kv.new_empty(B, first + self.max_len, *kv.shape[2:])
             if self.memory is not None:
-                self.k[:, :, :1], self.v[:, :, :1] = self.memory
+                self.kv[:, :1] = torch.stack(self.memory).permute(1, 3, 0, 2, 4)
         end = first + start + T
-        self.k[:, :, end - T : end] = k
-        self.v[:, :, end - T : end] = v
-        return self.k[:, :, :end], self.v[:, :, :end]
+        self.kv[:, end - T : end] = kv
+        return split_heads(self.kv[:, :end])
 
     def select(self, rows: Tensor) -> None:
         if self.memory is not None:
             self.memory = tuple(x.index_select(0, rows) for x in self.memory)
-        if self.k is not None:
-            self.k, self.v = self.k.index_select(0, rows), self.v.index_select(0, rows)
+        if self.kv is not None:
+            self.kv = self.kv.index_select(0, rows)
+
+
+def split_heads(x: Tensor) -> tuple[Tensor, ...]:
+    """The n parts (B, H, T, d) of (B, T, n, H, d), as views."""
+    return x.permute(2, 0, 3, 1, 4).unbind()
 
 
 class Attention(nn.Module):
@@ -135,8 +139,8 @@ class Attention(nn.Module):
     def __init__(self, n_embd: int, n_head: int, dropout: float, twice: bool):
         super().__init__()
         self.n_head, self.dropout, self.twice = n_head, dropout, twice
-        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
-        self.c_proj = nn.Linear(n_embd, n_embd)
+        self.c_attn = Linear(n_embd, 3 * n_embd)
+        self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
 
     def forward(
@@ -150,9 +154,10 @@ class Attention(nn.Module):
         memory: Memory | None = None,
     ) -> Tensor:
         B, T, D = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head)
+        q, k, v = split_heads(qkv)
         if cache is not None:
-            k, v = cache.append(k, v, start)
+            k, v = cache.append(qkv[:, :, 1:], start)
         elif memory is not None:
             k, v = (torch.cat([m.to(x.dtype), x], dim=2) for m, x in zip(memory, (k, v), strict=True))
         dropout_p = self.dropout if self.training else 0.0
@@ -165,12 +170,12 @@ class MLP(nn.Module):
 
     def __init__(self, n_embd: int, dropout: float):
         super().__init__()
-        self.c_fc = nn.Linear(n_embd, 4 * n_embd)
-        self.c_proj = nn.Linear(4 * n_embd, n_embd)
+        self.c_fc = Linear(n_embd, 4 * n_embd)
+        self.c_proj = Linear(4 * n_embd, n_embd)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return self.dropout(self.c_proj(self.c_fc(x, gelu=True)))
 
 
 class Block(nn.Module):

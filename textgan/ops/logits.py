@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_BLOCK = 64  # tokens that are summed at once where one is drawn
+
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits (..., V) divided by ``temperature`` > 0: below 1 sharper, above 1 flatter."""
@@ -156,22 +158,40 @@ def warpers(
     return logits
 
 
-def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Ids (B,) drawn from softmax(logits): the first token whose cumulative probability exceeds the uniform.
+def inverse_cdf(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids (B,) drawn from softmax(logits), and their log-probabilities (B,), at least float32, nats.
+
+    Drawn is the first token whose cumulative probability exceeds the uniform. The probabilities are summed by blocks
+    of tokens, the blocks are cumulated in float64, and then the tokens of the one block that is hit: the running sum
+    over a whole vocabulary takes a CPU longer than everything else in a draw.
 
     Args:
         logits: (B, V); removed tokens (``-inf``) are never drawn.
-        uniforms: (B,) float64 in [0, 1 - 2**-32]: that far below one, rounding cannot carry a draw past
-            the last token.
+        uniforms: (B,) in [0, 1 - 2**-32]: that far below one, rounding cannot carry a draw past the last token.
 
     Raises:
         ValueError: a row has no token left, or a NaN.
     """
-    cumulative = logits.softmax(-1).double().cumsum(-1)
+    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+    V = logits.size(1)
+    whole = V // _BLOCK * _BLOCK
+    sums = probs[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1)
+    if whole < V:
+        sums = torch.cat([sums, probs[:, whole:].sum(-1, keepdim=True)], dim=1)
+    sums = sums.double()
+    cumulative = sums.cumsum(1)
     total = cumulative[:, -1:]
     if not total.isfinite().all():
         raise ValueError("a row of logits has no finite value, or a NaN")
-    return torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).squeeze(1)
+    target = uniforms[:, None].double() * total
+    block = torch.searchsorted(cumulative, target, right=True)
+    rest = target - (cumulative.gather(1, block) - sums.gather(1, block))
+    places = block * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    inside = probs.gather(1, places.clamp(max=V - 1)).double().masked_fill_(places >= V, 0.0).cumsum_(1)
+    # Sums in two orders differ in their last bits, which must lead neither out of the block nor to a removed token.
+    rest = rest.clamp(min=0).minimum(inside[:, -1:] * (1 - 2.0**-50))
+    ids = block * _BLOCK + torch.searchsorted(inside, rest, right=True)
+    return ids.squeeze(1), probs.gather(1, ids).log().squeeze(1)
 
 
 def _is_padding(columns: Tensor, left_pad: Tensor) -> Tensor:

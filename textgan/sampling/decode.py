@@ -1,15 +1,17 @@
 """Texts out of a generator: ancestral sampling with filters, greedy decoding, beam search."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.logits import inverse_cdf, penalties, warpers
+from textgan.ops.packed_linear import packed
 from textgan.sampling.beam import beam_search
 from textgan.sampling.context import Context, check_choice
 from textgan.sampling.latent import LatentGenerator
@@ -115,10 +117,8 @@ def generate(
         banned_ids=banned_ids,
     )
     samples = []
-    was_training = generator.training
-    generator.eval()
-    try:
-        rows_at_once = max(1, batch_size // num_beams)
+    rows_at_once = max(1, batch_size // num_beams)
+    with _decoding(generator, rows_at_once * num_beams):
         for start in range(0, len(prompts), rows_at_once):
             batch = [list(prompt) for prompt in prompts[start : start + rows_at_once]]
             limits = [generator.block_size - len(prompt) for prompt in batch]
@@ -146,9 +146,19 @@ def generate(
                 Sample(prompt, ids, log_prob, "eos" if ids[-1] == eos_id else "length")
                 for prompt, (ids, log_prob) in zip(batch, written, strict=True)
             ]
+    return samples
+
+
+@contextlib.contextmanager
+def _decoding(generator: nn.Module, rows: int) -> Iterator[None]:
+    """Within, ``generator`` is in eval mode with packed weights."""
+    was_training = generator.training
+    generator.eval()
+    try:
+        with packed(generator, rows):
+            yield
     finally:
         generator.train(was_training)
-    return samples
 
 
 def _write(
@@ -163,9 +173,13 @@ def _write(
     alive = torch.ones_like(rows, dtype=torch.bool)
     for t in range(room):
         scores = penalize(context.logits, context.ids, context.left_pad)
-        check_choice(context.logits, scores)
-        tokens = choose(scores, rows, t)
-        gains = context.logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+        try:
+            tokens, gains = choose(scores, rows, t)
+        except ValueError:
+            check_choice(context.logits, scores)  # says what is wrong
+            raise
+        if gains is None or scores is not context.logits:
+            gains = context.logits.log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
         out[rows[alive], t] = tokens[alive]
         lengths[rows[alive]] = t + 1
         log_probs[rows[alive]] += gains[alive].double()
@@ -184,12 +198,19 @@ def _write(
     return [(ids[:length], log_prob) for ids, length, log_prob in texts]
 
 
-def _greedy(scores: Tensor, rows: Tensor, t: int) -> Tensor:
-    return scores.argmax(-1)
+def _greedy(scores: Tensor, rows: Tensor, t: int) -> tuple[Tensor, None]:
+    """The likeliest ids; ValueError where a row has none."""
+    best, ids = scores.max(-1)
+    if not best.isfinite().all():
+        raise ValueError("a row of logits has no finite value, or a NaN")
+    return ids, None
 
 
-def _draw(uniforms: Tensor, warp: dict, scores: Tensor, rows: Tensor, t: int) -> Tensor:
-    return inverse_cdf(warpers(scores, **warp), uniforms[rows, t])
+def _draw(uniforms: Tensor, warp: dict, scores: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+    """Ids, and their log-probabilities under the scores where these come with the draw."""
+    warped = warpers(scores, **warp)
+    ids, log_probs = inverse_cdf(warped, uniforms[rows, t])
+    return ids, log_probs if warped is scores else None
 
 
 def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textgan.models.generator import Generator
+from textgan.ops.logits import inverse_cdf
+from textgan.ops.packed_linear import packed
 from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, gumbel_noise, soft
 from textgan.ops.relaxed_tokens import RelaxedTokens
 
@@ -68,24 +70,22 @@ def sample_ids(
     rows = torch.arange(batch_size, device=device)  # of the texts still computed, finished or not
     done = torch.zeros(batch_size, dtype=torch.bool, device=device)
     last = ids[:, :1]
-    for t in range(max_len):
-        if t and t % _LOOK_EVERY == 0:
-            going = (~done).nonzero()[:, 0]
-            if going.numel() == 0:
-                break
-            if going.numel() <= done.numel() // 2:
-                cache.select(going)
-                rows, last, done = rows[going], last[going], done[going]
-        logits = generator(last, cache=cache)[:, -1].float()
-        cdf = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-        # The sum is not exactly one; a float32 draw times it is always below it. `right` skips probability zero.
-        drawn = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
-        drawn = drawn.masked_fill_(done[:, None], eos_id)
-        ids[rows, t] = drawn[:, 0]
-        ends = (drawn[:, 0] == eos_id) & ~done
-        lengths[rows] = torch.where(ends, t + 1, lengths[rows])
-        done = done | ends
-        last = drawn
+    with packed(generator, batch_size):
+        for t in range(max_len):
+            if t and t % _LOOK_EVERY == 0:
+                going = (~done).nonzero()[:, 0]
+                if going.numel() == 0:
+                    break
+                if going.numel() <= done.numel() // 2:
+                    cache.select(going)
+                    rows, last, done = rows[going], last[going], done[going]
+            drawn = inverse_cdf(generator(last, cache=cache)[:, -1], uniform[rows, t])[0][:, None]
+            drawn = drawn.masked_fill_(done[:, None], eos_id)
+            ids[rows, t] = drawn[:, 0]
+            ends = (drawn[:, 0] == eos_id) & ~done
+            lengths[rows] = torch.where(ends, t + 1, lengths[rows])
+            done = done | ends
+            last = drawn
     longest = int(lengths.max())
     return ids[:, :longest].contiguous(), lengths
 
@@ -104,14 +104,15 @@ def sample_soft(
     last = _opening(batch_size, V, eos_id, device)
     tokens, ids = [], []
     done = torch.zeros(batch_size, dtype=torch.bool, device=device)
-    for t in range(max_len):
-        if t % _LOOK_EVERY == 0 and done.all():
-            break
-        logits = generator(last, cache=cache)[:, 0]
-        last = soft(logits, None, tau=tau, noise=noise[:, t])[:, None]
-        tokens.append(last)
-        ids.append(last[:, 0].argmax(dim=-1))
-        done = done | (ids[-1] == eos_id)
+    with packed(generator, batch_size):
+        for t in range(max_len):
+            if t % _LOOK_EVERY == 0 and done.all():
+                break
+            logits = generator(last, cache=cache)[:, 0]
+            last = soft(logits, None, tau=tau, noise=noise[:, t])[:, None]
+            tokens.append(last)
+            ids.append(last[:, 0].argmax(dim=-1))
+            done = done | (ids[-1] == eos_id)
     ids, lengths = _cut(torch.stack(ids, dim=1), eos_id)
     T = int(lengths.max())
     tokens = torch.cat(tokens, dim=1)[:, :T] * _mask(lengths, T)[..., None]

@@ -1,0 +1,80 @@
+"""Linear layers with weights laid out for a CPU's matrix kernels.
+
+Decoding multiplies a few rows with every weight again and again, and the usual product rearranges the weight each time:
+at 64 rows that is nearly half of the work. Packed once, weights serve all steps. Values are those of ``F.linear`` up to
+rounding.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def can_pack(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether this machine has kernels for packed weights like ``weight`` (N, K) in ``dtype``."""
+    here = weight.device.type == "cpu" and dtype in DTYPES and torch.backends.mkldnn.is_available()
+    if dtype == torch.bfloat16:
+        here = here and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return here and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+class PackedLinear:
+    """A weight (N, K) and a bias (N,) as they are now, packed; a function of inputs (..., K). No gradient."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, dtype: torch.dtype):
+        """rows: how many will be multiplied at once, for the choice of the layout; any number may be."""
+        self.dtype, self.width = dtype, len(weight)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), rows)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """The product, and the tanh form of GELU of it while it is in the cache."""
+        flat, after = x.reshape(-1, x.size(-1)).to(self.dtype), ("gelu", [], "tanh") if gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(flat, self.weight, self.bias, *after).view(*x.shape[:-1], self.width)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` that can hold a packed copy of its weight; see :func:`packed`."""
+
+    packed: PackedLinear | None = None
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """The layer's product; ``gelu``: the tanh form of GELU of it."""
+        if self.packed is not None:
+            return self.packed(x, gelu)
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y, approximate="tanh") if gelu else y
+
+
+@contextlib.contextmanager
+def packed(model: nn.Module, rows: int) -> Iterator[None]:
+    """Within, the :class:`Linear` layers of ``model``, and output layers, work with packed weights.
+
+    Under autocast in its type. Where there are no kernels for it, nothing changes. Weights must not change within.
+
+    Args:
+        model: a generator, or what holds one: modules with an attribute ``packed_output`` are asked for the weight and
+            bias of their ``output_layer``.
+        rows: how many rows are decoded at once.
+    """
+    places = []
+    for module in model.modules():
+        if isinstance(module, Linear):
+            places.append((module, "packed", module.weight, module.bias))
+        elif hasattr(module, "packed_output"):
+            places.append((module, "packed_output", *module.output_layer))
+    try:
+        for module, name, weight, bias in places:
+            kind = weight.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+            if can_pack(weight, dtype):
+                setattr(module, name, PackedLinear(weight, bias, rows, dtype))
+        yield
+    finally:
+        for module, name, *_ in places:
+            setattr(module, name, None)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textgan.ops.linear_cross_entropy import output_blocks, output_logits
-from textgan.ops.relaxation import HARD, SURROGATES
+from textgan.ops.pullbacks import PULLBACKS, soft_vectors
+from textgan.ops.relaxation import HARD
 
 
 class RelaxedTokens:
@@ -48,7 +49,7 @@ class RelaxedTokens:
         self.shape = (*ids.shape, len(weight))
         self._layer = (states, weight, bias)
         self._mask, self._ids = mask, ids[mask]
-        self._relax = _Relax(estimator, tau, rng.clone_state())
+        self._relaxation = (estimator, tau, rng.clone_state())
 
     def embed(self, table: Tensor) -> Tensor:
         """(B, T, E) vectors under a table (V, E): `self.vectors() @ table` in value and gradient.
@@ -61,7 +62,7 @@ class RelaxedTokens:
             dtype = torch.get_autocast_dtype(kind)
             states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
         with torch.autocast(kind, enabled=False):
-            read = _Embed.apply(states, weight, bias, table, self._ids, self._relax)
+            read = _Embed.apply(states, weight, bias, table, self._ids, self._relaxation)
         blank = read.new_zeros(*self.shape[:2], table.size(1))
         return blank.masked_scatter(self._mask[..., None], read)
 
@@ -70,56 +71,51 @@ class RelaxedTokens:
         return self.embed(torch.eye(self.shape[2], device=self._ids.device))
 
 
-class _Relax:
-    """The vectors of blocks of positions, one after the other, always with the same noise."""
-
-    def __init__(self, estimator: str, tau: float, rng: torch.Generator):
-        self.hard, self.surrogate, self.tau, self._rng = estimator in HARD, SURROGATES[estimator], tau, rng
-
-    def blocks(self, states: Tensor, weight: Tensor, bias: Tensor, ids: Tensor):
-        """For each block its rows, its logits (a leaf), and the function from these to its vectors."""
-        rng = self._rng.clone_state()
-        for rows in output_blocks(states, weight):
-            logits = output_logits(states[rows], weight, bias)
-            yield rows, logits, lambda x, rows=rows: self.surrogate(x, ids[rows], tau=self.tau, generator=rng)
-
-
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, weight, bias, table, ids, relax):
+    def forward(ctx, states, weight, bias, table, ids, relaxation):
         ctx.save_for_backward(states, weight, bias, table, ids)
-        ctx.relax = relax
-        if relax.hard:
+        ctx.relaxation = relaxation
+        estimator, tau, rng = relaxation
+        if estimator in HARD:
             return F.embedding(ids, table)
-        vectors = [
-            surrogate(logits).to(states.dtype) @ table.to(states.dtype)
-            for _, logits, surrogate in relax.blocks(states, weight, bias, ids)
-        ]
-        return torch.cat(vectors)
+        rng, read, embedded = rng.clone_state(), table.to(states.dtype), []
+        for rows in output_blocks(states, weight):
+            vectors = soft_vectors(output_logits(states[rows], weight, bias), ids[rows], tau, rng)
+            embedded.append(vectors.to(states.dtype) @ read)
+        return torch.cat(embedded)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         states, weight, bias, table, ids = ctx.saved_tensors
-        hard, of_table = ctx.relax.hard, None
-        if ctx.needs_input_grad[3]:
-            of_table = torch.zeros_like(table)
-            if hard:
-                of_table.index_add_(0, ids, gradient.to(table.dtype))
+        estimator, tau, rng = ctx.relaxation
+        of_table = (
+            _of_table(table, ids, gradient, states, weight, bias, ctx.relaxation) if ctx.needs_input_grad[3] else None
+        )
         if not any(ctx.needs_input_grad[:3]):
             return None, None, None, of_table, None, None
-        read = table.to(states.dtype)
-        gradient = gradient.to(states.dtype)
+        rng, read, gradient = rng.clone_state(), table.to(states.dtype).T, gradient.to(states.dtype)
         of_states = torch.empty_like(states)
         of_weight, of_bias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
-        for rows, logits, surrogate in ctx.relax.blocks(states, weight, bias, ids):
-            with torch.enable_grad():
-                vectors = surrogate(logits.requires_grad_())
-            (of_logits,) = torch.autograd.grad(vectors, logits, (gradient[rows] @ read.T).to(vectors.dtype))
-            if of_table is not None and not hard:
-                of_table += (vectors.detach().to(states.dtype).T @ gradient[rows]).to(table.dtype)
+        for rows in output_blocks(states, weight):
+            logits = output_logits(states[rows], weight, bias)
+            of_logits = PULLBACKS[estimator](logits, ids[rows], (gradient[rows] @ read).float(), tau, rng)
             of_bias += of_logits.sum(0)
             of_logits = of_logits.to(states.dtype)
             of_states[rows] = of_logits @ weight
             of_weight += of_logits.T @ states[rows]
         return of_states, of_weight.to(weight.dtype), of_bias.to(bias.dtype), of_table, None, None
+
+
+def _of_table(table, ids, gradient, states, weight, bias, relaxation) -> Tensor:
+    """The gradient for the table: the vectors, transposed, times the gradient."""
+    estimator, tau, rng = relaxation
+    of_table = torch.zeros_like(table)
+    if estimator in HARD:
+        return of_table.index_add_(0, ids, gradient.to(table.dtype))
+    rng, gradient = rng.clone_state(), gradient.to(states.dtype)
+    for rows in output_blocks(states, weight):
+        vectors = soft_vectors(output_logits(states[rows], weight, bias), ids[rows], tau, rng)
+        of_table += (vectors.to(states.dtype).T @ gradient[rows]).to(table.dtype)
+    return of_table

@@ -13,6 +13,7 @@ from textgan.data.dataset import TokenDataset
 from textgan.models.generator import Generator
 from textgan.sampling.rollout import rollout, sample_ids
 from textgan.training.adversarial import discriminator_step, generator_step, set_rates, set_up
+from textgan.training.ranks import Ranks
 from textgan.training.seeding import stream
 
 SEED, V, LENGTH, MEAN_LENGTH = 3, 7, 6, 3.5
@@ -39,6 +40,7 @@ def setting(dropout=0.0, **adversarial):
         tokenizer=SimpleNamespace(vocab_size=V, eos_id=0),
         train=data,
         autocast=contextlib.nullcontext,
+        ranks=Ranks(),
     )
     torch.manual_seed(0)
     parent = Generator(V, LENGTH, 1, 2, 8, dropout=dropout).eval()
@@ -81,7 +83,8 @@ def push(players, batch, done, tau):
     for i, size in enumerate((4, 2)):
         rng = stream("cpu", SEED, "rollout", done, i)
         ids, lengths = sample_ids(players.generator, size, LENGTH, eos_id=0, rng=rng)
-        options = {"eos_id": 0, "estimator": "straight_through", "tau": tau, "rng": rng}
+        noise = stream("cpu", SEED, "noise", done, i)
+        options = {"eos_id": 0, "estimator": "straight_through", "tau": tau, "rng": noise}
         fake = rollout(players.generator, ids, lengths, **options)
         scores.append(players.discriminator(fake.tokens, fake.lengths).sequence)
     real = players.discriminator(batch.targets, batch.lengths).sequence.detach()

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from textgan.cli.main import cli
 from textgan.configfile import load_config
 from textgan.training import progress, report, run
+from textgan.training.experiment import Experiment
 from textgan.training.interrupt import Interrupt
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
@@ -90,7 +91,7 @@ def test_a_dry_run_says_at_which_step_the_run_goes_on(tmp_path):
 def test_ctrl_c_prints_a_command_that_goes_on_with_the_same_settings(tmp_path, monkeypatch):
     given = []
 
-    def stop(config, folder, *, resume):
+    def stop(config, folder, *, resume, ranks):
         given.append(config)
         if not resume:
             started(folder)
@@ -121,14 +122,14 @@ def test_ctrl_c_ends_a_final_evaluation_and_the_run_goes_on_from_there(tmp_path,
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("mle.max_steps=2", "adversarial=none", "evaluation.batch_size=8")
     assert train("--run", whole, *options).exit_code == 0
-    check, calls = Interrupt.check, []
+    check, calls = Experiment.check_interrupt, []
 
     def pressed(self):
         calls.append(self)
-        self.requested = len(calls) == 2
+        self.interrupt.requested = len(calls) == 2
         check(self)
 
-    monkeypatch.setattr(Interrupt, "check", pressed)
+    monkeypatch.setattr(Experiment, "check_interrupt", pressed)
     assert train("--run", parts, *options).exit_code == 1  # click's Abort
     assert len(calls) == 2
     assert not (parts / "results.json").exists()

@@ -19,10 +19,10 @@ from textgan.training.objectives import (
     critic_penalty,
     gan_loss,
     kl_to_parent,
-    mean_entropy,
     mle_loss,
     reconstruct,
     split,
+    text_entropy,
 )
 
 IDS = torch.tensor([[0, 1, 2, 3, 0], [0, 4, 0, 0, 0], [0, 2, 2, 0, 0]])
@@ -78,11 +78,11 @@ def test_kl_is_from_the_parent_to_the_generator_on_real_positions():
     assert own.wte.weight.grad is not None
 
 
-def test_mean_entropy_counts_real_positions_only():
+def test_text_entropy_counts_real_positions_only():
     model = generator(0)
     entropy = Categorical(logits=model(BATCH.inputs)).entropy()
-    expected = sum(entropy[b, t] for b, t in REAL) / len(REAL)
-    torch.testing.assert_close(mean_entropy(model, BATCH.inputs, BATCH.lengths), expected)
+    expected = torch.stack([sum(entropy[b, t] for b, t in REAL if b == row) for row in range(3)])
+    torch.testing.assert_close(text_entropy(model, BATCH.inputs, BATCH.lengths), expected)
 
 
 def test_split_keeps_the_order_and_every_text():

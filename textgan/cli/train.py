@@ -21,7 +21,13 @@ STEPS = {
 )
 @click.argument("config_file", metavar="CONFIG", type=click.Path())
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--run", "folder", type=click.Path(path_type=Path), help="Run folder; default: runs/NAME of the config.")
+@click.option(
+    "--run",
+    "--run-folder",  # torchrun takes --run for short for an option of its own
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Run folder; default: runs/NAME of the config.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder from its last checkpoint.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Overrides `device` of the config.")
 @click.option("--seed", type=click.IntRange(min=0), help="Overrides `seed` of the config.")
@@ -57,32 +63,41 @@ def train(
         ]
         config = load_config(config_file, [*overrides, *options, *capped])
 
+    from textgan.ops.devices import pick_device
     from textgan.training import report, run
     from textgan.training.experiment import say
+    from textgan.training.ranks import joined
 
-    folder = folder or run.default_folder(config.name, resume=resume)
-    if dry_run:
-        facts = run.plan(config, folder, resume=resume)
-        click.echo(json.dumps(facts, indent=1) if as_json else report.plan_text(config, facts))
-        return
-    say(f"run: {folder}")
-    try:
-        results = run.train(config, folder, resume=resume)
-    except KeyboardInterrupt:
-        if run.is_run(folder):
-            again = [config_file, *overrides, "--run", str(folder), "--resume"]
-            for flag, value in (("--device", device), ("--seed", seed), ("--max-steps", max_steps)):
-                again += [flag, str(value)] if value is not None else []
-            say(f"stopped; go on with: textgan train {shlex.join(again)}")
+    with joined(pick_device(config.device)) as ranks:
+        folder = ranks.same(folder or run.default_folder(config.name, resume=resume))
+        if dry_run:
+            facts = run.plan(config, folder, resume=resume)
+            click.echo(json.dumps(facts, indent=1) if as_json else report.plan_text(config, facts))
+            return
+        say(f"run: {folder}")
+        try:
+            results = run.train(config, folder, resume=resume, ranks=ranks)
+        except KeyboardInterrupt:
+            if run.is_run(folder):
+                again = [
+                    config_file,
+                    *overrides,
+                    "--run" if ranks.size == 1 else "--run-folder",
+                    str(folder),
+                    "--resume",
+                ]
+                for flag, value in (("--device", device), ("--seed", seed), ("--max-steps", max_steps)):
+                    again += [flag, str(value)] if value is not None else []
+                say(f"stopped; go on with: textgan train {shlex.join(again)}")
+            else:
+                say("stopped before anything was written")
+            raise
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a write into a full disk does not say where
+            raise
+        if as_json:
+            click.echo(json.dumps(results, indent=1, ensure_ascii=False))
         else:
-            say("stopped before anything was written")
-        raise
-    except OSError as error:
-        error.filename = error.filename or str(folder)  # a write into a full disk does not say where
-        raise
-    if as_json:
-        click.echo(json.dumps(results, indent=1, ensure_ascii=False))
-    else:
-        report.print_results(results)
-    shown = [shlex.quote(str(path)) for path in (folder, folder.parent)]
-    say("next: `textgan sample {}`, `tensorboard --logdir {}`".format(*shown))
+            report.print_results(results)
+        shown = [shlex.quote(str(path)) for path in (folder, folder.parent)]
+        say("next: `textgan sample {}`, `tensorboard --logdir {}`".format(*shown))

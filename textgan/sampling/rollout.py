@@ -13,6 +13,7 @@ Sampling and the parallel pass must see the same function, so put a generator wi
 Texts are `[w1..wn, eos]`, at most `max_len` tokens; each starts after an opening eos that is not part of it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,13 @@ class SoftSample(NamedTuple):
 
 @torch.no_grad()
 def sample_ids(
-    generator: Generator, batch_size: int, max_len: int, *, eos_id: int, rng: torch.Generator
+    generator: Generator,
+    batch_size: int,
+    max_len: int,
+    *,
+    eos_id: int,
+    rng: torch.Generator,
+    own: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Ids (B, T) and lengths (B,) of texts drawn from the model as it is, T <= max_len the longest of them.
 
@@ -59,11 +66,17 @@ def sample_ids(
     function, which is many times faster than `torch.multinomial` on a CPU. The amount drawn from `rng` (on the
     generator's device) depends on the batch size and `max_len` alone.
 
+    Args:
+        own: chooses rows of the batch, given what has an entry a row; only these are drawn, as they are in the batch.
+
     Raises:
         ValueError: if `max_len` is above the generator's block size.
     """
     device = generator.device
     uniform = torch.rand(batch_size, max_len, generator=rng, device=device)
+    if own is not None:
+        uniform = own(uniform)
+        batch_size = len(uniform)
     ids = torch.full((batch_size, max_len), eos_id, device=device)
     lengths = torch.full((batch_size,), max_len, device=device)
     cache = generator.new_cache(batch_size, max_len)

@@ -23,7 +23,16 @@ from textgan.training.cost import Spent
 from textgan.training.critic import build_discriminator
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_phase
-from textgan.training.objectives import critic_penalty, gan_loss, kl_to_parent, mean_entropy, mle_loss, split
+from textgan.training.objectives import (
+    critic_penalty,
+    gan_loss,
+    gather_scores,
+    kl_to_parent,
+    mle_loss,
+    share,
+    split,
+    text_entropy,
+)
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, grad_norm, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.replay import Replay
@@ -102,7 +111,7 @@ def train_adversarial(
                 best = players.selection.update(nll, step)
                 too_far = settings.max_nll_rise is not None and nll > parent_nll + settings.max_nll_rise
                 progress.show(dev_nll=nll)
-            interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
+            interrupted = run.stop_requested()  # read once: what raises below is what was saved here
             stopping = players.selection.exhausted or too_far or interrupted
             if best or step % config.checkpoint.every == 0 or stopping or step == end:
                 run.check_finite(step, **found)
@@ -175,8 +184,7 @@ def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -
             progress.advance()
             if (k + 1) % run.config.log_every == 0:
                 progress.show(d_loss=float(found["d_loss"]), d_acc=float(found["d_acc"]))
-            if run.interrupt.requested:
-                raise KeyboardInterrupt
+            run.check_interrupt()
 
 
 def discriminator_step(
@@ -185,42 +193,45 @@ def discriminator_step(
     """One update of the critic on ``real`` texts and as many fakes, some of them old; returns scalars to log."""
     settings, seed = run.config.adversarial, run.config.seed
     discriminator, size = players.discriminator, len(real.lengths)
+    ranks, eos_id, fresh = run.ranks, run.tokenizer.eos_id, players.replay.fresh(size)
     players.generator.eval()
     discriminator.train()
-    seed_dropout(seed, *name)
+    seed_dropout(seed, *name, *ranks.stream)
     with run.autocast():
         ids, lengths = sample_ids(
             players.generator,
-            players.replay.fresh(size),
+            fresh,
             run.config.generator.block_size,
-            eos_id=run.tokenizer.eos_id,
+            eos_id=eos_id,
             rng=stream(run.device, seed, "fakes", *name),
+            own=ranks.own,
         )
+    ids, lengths = ranks.gather_texts(ids, lengths, fresh, eos_id)
     players.spent.tokens += lengths.sum()
-    ids, lengths = players.replay.mix(
-        ids, lengths, size, eos_id=run.tokenizer.eos_id, rng=stream("cpu", seed, "replay", *name)
-    )
+    ids, lengths = players.replay.mix(ids, lengths, size, eos_id=eos_id, rng=stream("cpu", seed, "replay", *name))
     penalized = count % settings.penalty_every == 0 and (settings.r1 or settings.r2 or settings.gradient_penalty)
     players.optimizer_d.zero_grad()
     found = {"d_loss": 0.0, "d_acc": 0.0, "d_gap": 0.0}
     micro = settings.batch_size // settings.accumulate
     for start in range(0, size, micro):
         part = slice(start, start + micro)
-        weight = len(real.lengths[part]) / size
-        real_ids, real_lengths = real.targets[part], real.lengths[part]
+        number = len(real.lengths[part])
+        weight = number / size
+        own_real = ranks.own(real.targets[part]), ranks.own(real.lengths[part])
+        own_fake = ranks.own(ids[part]), ranks.own(lengths[part])
         with run.autocast():
-            real_score = discriminator(real_ids, real_lengths)
-            fake_score = discriminator(ids[part], lengths[part])
-        loss = gan_loss("discriminator", settings, real_score, fake_score, real_lengths, lengths[part])
+            real_score = gather_scores(discriminator(*own_real), number, ranks)
+            fake_score = gather_scores(discriminator(*own_fake), number, ranks)
+        loss = gan_loss("discriminator", settings, real_score, fake_score, real.lengths[part], lengths[part])
         found["d_loss"] += weight * loss.detach()
         if penalized:
-            loss = loss + settings.penalty_every * critic_penalty(
-                settings, discriminator, (real_ids, real_lengths), (ids[part], lengths[part]), (seed, *name, start)
-            )
+            penalty = critic_penalty(settings, discriminator, own_real, own_fake, (seed, *name, start, *ranks.stream))
+            loss = loss + settings.penalty_every * ranks.counted(number) / number * penalty
         (weight * loss).backward()
         above = real_score.sequence.detach()[:, None] > fake_score.sequence.detach()
         found["d_acc"] += weight * above.float().mean()
         found["d_gap"] += weight * (real_score.sequence.mean() - fake_score.sequence.mean()).detach()
+    ranks.add_up(discriminator)
     found["grad_norm_d"] = clip_gradients(discriminator, settings.grad_clip)
     players.optimizer_d.step()
     return found
@@ -242,19 +253,22 @@ def generator_step(
     if found:
         players.spent.tokens += real.lengths.sum()
     players.optimizer.zero_grad()
-    seed_dropout(seed, "g", done)
+    seed_dropout(seed, "g", done, *run.ranks.stream)
     generator.train()
     for part in split(real, settings.batch_size // settings.accumulate):
+        own, counts = share(part, run.ranks), bool(run.ranks.counted(len(part.ids)))
         if settings.mle_weight:
             with run.autocast():
-                loss = mle_loss(generator, part, tokens)
+                loss = mle_loss(generator, own, tokens) * counts
             (settings.mle_weight * loss).backward()
             found["mle_loss"] += loss.detach()
         if settings.kl_weight:
             with run.autocast():
-                kl = kl_to_parent(generator, parent, part) / tokens
+                kl = kl_to_parent(generator, parent, own) / tokens * counts
             (settings.kl_weight * kl).backward()
             found["kl_parent"] += kl.detach()
+    if found:
+        found = dict(zip(found, run.ranks.add_up(generator, *found.values()), strict=True))
     anchor = [p.grad for p in generator.parameters()]
     players.optimizer.zero_grad()
 
@@ -286,48 +300,55 @@ def adversarial_gradient(
     Dropout is off in the generator (both passes must be the same function) and on in the critic, whose own
     parameters stay without gradient.
     """
-    settings, seed = run.config.adversarial, run.config.seed
+    settings = run.config.adversarial
     generator, discriminator = players.generator, players.discriminator
     generator.eval()
     discriminator.requires_grad_(False)
     found = {"g_loss": 0.0, "fake_length": 0.0} | ({"entropy": 0.0} if logged else {})
     size = len(real.lengths)
     for i, part in enumerate(split(real, settings.batch_size // settings.accumulate)):
-        weight = len(part.lengths) / size
-        rng = stream(run.device, seed, "rollout", done, i)
-        fake = draw_rollout(run, generator, len(part.lengths), tau, rng)
+        number = len(part.lengths)
+        weight = number / size
+        fake = draw_rollout(run, generator, number, tau, (done, i))
+        own = share(part, run.ranks)
         with run.autocast():
-            fake_score = discriminator(fake.tokens, fake.lengths)
+            fake_score = gather_scores(discriminator(fake.tokens, fake.lengths), number, run.ranks)
             with torch.no_grad():
-                real_score = discriminator(part.targets, part.lengths)
-        loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, fake.lengths)
+                real_score = gather_scores(discriminator(own.targets, own.lengths), number, run.ranks)
+        lengths = run.ranks.gather(fake.lengths, number)
+        loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, lengths)
         (weight * loss).backward()
         found["g_loss"] += weight * loss.detach()
         if logged:
             with run.autocast():
-                found["entropy"] += weight * mean_entropy(generator, fake.inputs, fake.lengths)
-        found["fake_length"] += weight * fake.lengths.float().mean()
-        players.spent.tokens += fake.lengths.sum()
+                entropy = text_entropy(generator, fake.inputs, fake.lengths)
+            found["entropy"] += weight * run.ranks.gather(entropy, number).sum() / lengths.sum()
+        found["fake_length"] += weight * lengths.float().mean()
+        players.spent.tokens += lengths.sum()
+    run.ranks.add_up(generator)
     discriminator.requires_grad_(True)
     return found
 
 
-def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, rng: torch.Generator) -> Rollout:
-    """``size`` fresh texts with relaxed tokens that carry gradient to the generator.
+def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, name: tuple[object, ...]) -> Rollout:
+    """This rank's of ``size`` fresh texts, with relaxed tokens that carry gradient to the generator.
 
     Sampling and rollout stand in autocasts of their own: older torch keeps weights that were cast without
     gradient until the end of the context, and the rollout would have none (pytorch#112583).
     """
     settings, eos_id = run.config.adversarial, run.tokenizer.eos_id
-    max_len = run.config.generator.block_size
-    common = {"eos_id": eos_id, "estimator": settings.estimator, "tau": tau, "rng": rng}
+    max_len, seed = run.config.generator.block_size, run.config.seed
+    rng = stream(run.device, seed, "rollout", *name)
+    common = {"eos_id": eos_id, "estimator": settings.estimator, "tau": tau}
+    common["rng"] = stream(run.device, seed, "noise", *name, *run.ranks.stream)
     if FEEDBACK[settings.estimator] == "soft":
         with run.autocast():
-            sample = sample_soft(generator, size, max_len, eos_id=eos_id, tau=tau, rng=rng)
+            size = max(1, run.ranks.counted(size))
+            sample = sample_soft(generator, size, max_len, eos_id=eos_id, tau=tau, rng=common["rng"])
         with run.autocast():
             return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
     with run.autocast():
-        ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng)
+        ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng, own=run.ranks.own)
     with run.autocast():
         return rollout(generator, ids, lengths, **common)
 

@@ -18,8 +18,8 @@ from textgan.training.checkpoint import load_state
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_phase
-from textgan.training.logging import RunLogger
-from textgan.training.objectives import mle_loss, split
+from textgan.training.logging import open_log
+from textgan.training.objectives import mle_loss, share, split
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream_seed
@@ -58,7 +58,7 @@ def continue_mle(run: Experiment, parent: Generator, start: int, resumed: dict[s
     """
     done = load_state(run.checkpoints / "adversarial")
     position = (resumed["step"], resumed["log_position"]) if resumed else (start, 0)
-    logger = RunLogger(run.folder / "continued", config=run.config, resume=position, beside=True)
+    logger = open_log(run.folder / "continued", run.ranks, config=run.config, resume=position, beside=True)
     status = "failed"
     try:
         own = dataclasses.replace(run, logger=logger, beside=True)
@@ -131,7 +131,7 @@ def train_on(
                 best = learner.selection.update(nll, step)
                 too_far = settings.max_nll_rise is not None and nll > parent_nll + settings.max_nll_rise
                 progress.show(dev_nll=nll)
-            interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
+            interrupted = run.stop_requested()  # read once: what raises below is what was saved here
             stopping = learner.selection.exhausted or too_far or interrupted
             if best or step % config.checkpoint.every == 0 or stopping or step == end:
                 run.check_finite(step, **found)
@@ -172,15 +172,16 @@ def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int
     settings = run.config.adversarial
     tokens = settings.batch_size * run.train.lengths.double().mean().item()
     set_lr(learner.optimizer, lr)
-    seed_dropout(run.config.seed, "g", done)
+    seed_dropout(run.config.seed, "g", done, *run.ranks.stream)
     learner.generator.train()
     learner.optimizer.zero_grad()
     total = torch.zeros((), device=run.device)
     for part in split(batch, settings.batch_size // settings.accumulate):
         with run.autocast():
-            loss = mle_loss(learner.generator, part, tokens)
+            loss = mle_loss(learner.generator, share(part, run.ranks), tokens) * bool(run.ranks.counted(len(part.ids)))
         loss.backward()
         total += loss.detach()
+    (total,) = run.ranks.add_up(learner.generator, total)
     norm = clip_gradients(learner.generator, settings.grad_clip)
     learner.optimizer.step()
     learner.average.update()
@@ -209,7 +210,7 @@ def plan_budget(run: Experiment, parent: Generator, made: int, spent: dict[str, 
         steps = round(spent["tokens"] * epoch / int(run.train.lengths.sum()))
         budget["tokens"] = spent["tokens"]
     if rule == "seconds":
-        a_step = seconds_a_step(run, parent)
+        a_step = run.ranks.same(seconds_a_step(run, parent))
         steps = round(spent["seconds"] / a_step)
         budget |= {"seconds": spent["seconds"], "seconds_a_step": a_step}
     steps = max(1, steps)

@@ -3,6 +3,7 @@
 Everything here reads dev, never test; ``test_likelihood`` is reported at the end of a phase and selects nothing.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from textgan.models.vae import TextVAE
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import Diagnosis, importance_nll, latent_values
+from textgan.training.ranks import Ranks
 from textgan.training.tags import group_of
 
 # Metrics whose value depends on how many texts are looked at: compared at equal numbers only.
@@ -63,25 +65,29 @@ class Evaluator:
         dev: TokenDataset,
         test: TokenDataset | None,
         device: torch.device,
+        ranks: Ranks | None = None,
     ):
+        """``ranks``: among which the work is shared out; all of them have to call each method at the same time."""
+        self.ranks = ranks or Ranks()
         self.settings = config.evaluation
         self.max_new_tokens = config.generator.block_size
         self.banned_ids = () if tokenizer.unk_id is None else (tokenizer.unk_id,)
         self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
         self.dev, self.test = dev, test
         self.oracle_length = config.data.oracle_length if config.data.source == "lstm-oracle" else None
-        self.scorer = Scorer(
-            corpus.dev[: self.settings.max_references],
-            corpus.train,
-            tokenize=self.settings.tokenize,
-            device=device,
-        )
         self.real: dict[int, dict[str, float]] = {}
         self.diagnosis: Diagnosis | None = None  # of the VAE and the texts that were looked at last
         self.prompts = [
             encode_prompt(tokenizer, prompt, block_size=config.generator.block_size, name=f"evaluation.prompts[{i}]")
             for i, prompt in enumerate(self.settings.prompts)
         ]
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """Of the metrics of samples; on the first rank alone."""
+        settings = self.settings
+        references = self.corpus.dev[: settings.max_references]
+        return Scorer(references, self.corpus.train, tokenize=settings.tokenize, device=self.device)
 
     def signature(self, n: int) -> dict[str, object]:
         """What moves the metrics of ``n`` samples: that of the scorer, and how the samples are drawn."""
@@ -94,21 +100,23 @@ class Evaluator:
         As in ``textgan sample``, ``<unk>`` is never chosen: it is no word that a reader could be given, matches no
         reference, and a calibrated model would write it as often as held-out text needs it. NLL does count it.
         """
-        samples = []
-        for first in range(0, n, self.settings.batch_size):
+        size, ids = self.settings.batch_size, []
+        for turn in range(0, n, size * self.ranks.size):  # a batch of each rank
             if between is not None:
                 between()
-            samples += generate(
+            first = min(n, turn + self.ranks.rank * size)
+            samples = generate(
                 generator,
-                [[]] * min(self.settings.batch_size, n - first),
+                [[]] * min(size, n - first),
                 eos_id=self.tokenizer.eos_id,
                 max_new_tokens=self.max_new_tokens,
                 banned_ids=self.banned_ids,
                 seed=self.settings.seed,
-                batch_size=self.settings.batch_size,
+                batch_size=size,
                 first_index=first,
             )
-        return [self.tokenizer.decode(sample.ids) for sample in samples]
+            ids += [row for part in self.ranks.collect([sample.ids for sample in samples]) for row in part]
+        return [self.tokenizer.decode(row) for row in ids]
 
     def continue_prompts(self, generator: AnyGenerator) -> list[str]:
         """The config's prompts with one continuation each, at the evaluation's fixed seed."""
@@ -136,12 +144,16 @@ class Evaluator:
         """
         generator.eval()
         texts = self.sample_texts(generator, n, between)
-        values = {tag(name): value for name, value in self.scorer.score(texts).values.items()}
-        values |= {f"{tag(name)}_real": value for name, value in self._real(n).items()}
+        values = self.ranks.first_does(lambda: self._scores(texts))
         values |= self.likelihood(generator, self.dev, draws)
         if self.corpus.oracle is not None:
             values |= self._against_truth(texts, values.get("quality/nll_text"))
         return values, texts
+
+    def _scores(self, texts: list[str]) -> dict[str, float]:
+        """Metrics of the texts, and of as many real ones."""
+        values = {tag(name): value for name, value in self.scorer.score(texts).values.items()}
+        return values | {f"{tag(name)}_real": value for name, value in self._real(len(texts)).items()}
 
     def likelihood(self, generator: AnyGenerator, dataset: TokenDataset, draws: int | None = None) -> dict[str, float]:
         """Held-out likelihood: nats a token (all; texts without <unk>), per text, and perplexity.
@@ -153,13 +165,7 @@ class Evaluator:
         if isinstance(generator, LatentGenerator) and not generator.has_density:
             values = self._latent(generator.vae, dataset)
             return {name: value for name, value in values.items() if name not in ("vae/elbo_nll", "vae/kl")}
-        nll = text_nll(
-            generator,
-            dataset,
-            batch_size=settings.batch_size,
-            device=self.device,
-            draws=draws or settings.iw_samples,
-        )
+        nll = self._nll(generator, dataset, draws or settings.iw_samples)
         mean = (nll.sum() / dataset.lengths.sum()).item()
         values = {"quality/nll": mean, "quality/ppl": math.exp(min(mean, 700))}
         values["quality/nll_text"] = nll.mean().item()
@@ -171,6 +177,19 @@ class Evaluator:
         if isinstance(generator, LatentGenerator):
             values |= self._latent(generator.vae, dataset)
         return values
+
+    def _nll(self, generator: AnyGenerator, dataset: TokenDataset, draws: int) -> torch.Tensor:
+        """:func:`text_nll`, each rank its share of the rows."""
+        rows = torch.arange(self.ranks.rank, len(dataset), self.ranks.size)
+        nll = torch.zeros(len(dataset), dtype=torch.float64)
+        nll[rows] = text_nll(
+            generator,
+            dataset if self.ranks.size == 1 else dataset.select(rows),
+            batch_size=self.settings.batch_size,
+            device=self.device,
+            draws=draws,
+        )
+        return torch.stack(self.ranks.collect(nll)).sum(0)
 
     def _latent(self, vae: TextVAE, dataset: TokenDataset) -> dict[str, float]:
         """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``. Of 1 text nothing."""

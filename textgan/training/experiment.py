@@ -20,6 +20,7 @@ from textgan.training.checkpoint import point, prune, read_pointer, save_checkpo
 from textgan.training.evaluation import AnyGenerator, Evaluator, mode_collapse
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger
+from textgan.training.ranks import Ranks
 
 
 class TrainingDiverged(UserError):
@@ -73,6 +74,7 @@ class Experiment:
     evaluator: Evaluator
     logger: RunLogger
     interrupt: Interrupt
+    ranks: Ranks = field(default_factory=Ranks)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     beside: bool = False  # the continuation, with step folders and a pointer to its best of its own
 
@@ -109,13 +111,22 @@ class Experiment:
             self.logger.text(step, "samples/alarm", alarm)
         return values
 
+    def stop_requested(self) -> bool:
+        """Whether any process was asked to stop; all of them must ask at the same time."""
+        return self.ranks.any(self.interrupt.requested)
+
+    def check_interrupt(self) -> None:
+        """Raise ``KeyboardInterrupt`` when any process was asked to stop; see :meth:`stop_requested`."""
+        if self.stop_requested():
+            raise KeyboardInterrupt
+
     def final_scores(self, name: str, generator: AnyGenerator, step: int) -> dict[str, Any]:
         """Metrics at ``final_samples`` texts, and test likelihood, kept as ``results[name]``.
 
         Ctrl-C ends it between two batches of samples: they can be minutes, and nothing of a phase is lost with them.
         """
         settings = self.config.evaluation
-        values, _ = self.evaluator(generator, settings.final_samples, self.interrupt.check, settings.final_iw_samples)
+        values, _ = self.evaluator(generator, settings.final_samples, self.check_interrupt, settings.final_iw_samples)
         metrics = {tag.partition("/")[2]: value for tag, value in values.items()}
         metrics |= self.evaluator.test_likelihood(generator, settings.final_iw_samples)
         self.results[name] = {
@@ -144,6 +155,9 @@ class Experiment:
 
         The state says where the best is, as a kill can come between the two pointers: see :meth:`restore_best`.
         """
+        if not self.ranks.first:
+            self.ranks.same(None)
+            return self.checkpoints / name
         state = {
             "log_position": self.logger.position(),
             "best": best or read_pointer(self.checkpoints, self.best_pointer),
@@ -171,6 +185,7 @@ class Experiment:
         if best:
             point(self.checkpoints / best, self.best_pointer)
         prune(self.checkpoints, self.config.checkpoint.keep_last)
+        self.ranks.same(None)  # from here on the others may read it
         return path
 
     def restore_best(self, state: dict[str, Any]) -> None:

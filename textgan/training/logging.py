@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from textgan.config import Config
 from textgan.configfile import describe_config
 from textgan.errors import UserError
+from textgan.training.ranks import Ranks
 from textgan.training.tags import HEADLINES, escape, explain_tag, glossary, layout
 
 # Two runs that differ in nothing else are one trial on the HParams page, averaged.
@@ -188,6 +189,30 @@ class RunLogger:
 
     def _add(self, value: Summary.Value, step: int) -> None:
         self._writer.file_writer.add_summary(Summary(value=[value]), step)
+
+
+class Silence:
+    """The log of a process that writes none: what it is told is lost."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None: ...
+
+    def perf(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def text(self, step: int, tag: str, text: str) -> None: ...
+
+    def summary(self, stages: Mapping[str, tuple[int, Mapping[str, float]]]) -> None: ...
+
+    def position(self) -> int:
+        return 0
+
+    def close(self, status: str) -> None: ...
+
+
+def open_log(folder: Path, ranks: Ranks, **options: Any) -> RunLogger | Silence:
+    """The log of a run on its first rank, silence on the others; ``options`` are those of :class:`RunLogger`."""
+    return RunLogger(folder, **options) if ranks.first else Silence()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

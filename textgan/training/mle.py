@@ -46,16 +46,17 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 final_ratio=settings.final_lr_ratio,
             )
             set_lr(optimizer, lr)
-            seed_dropout(config.seed, "mle", step)
+            seed_dropout(config.seed, "mle", step, *run.ranks.stream)
             generator.train()
             optimizer.zero_grad()
             loss, seen = 0.0, 0
             for rows in plan.indices(step).split(settings.batch_size // settings.accumulate):
-                batch = run.train.batch(rows).to(run.device)
+                batch = run.train.batch(run.ranks.own(rows)).to(run.device)
                 with run.autocast():
-                    part = mle_loss(generator, batch, tokens)
+                    part = mle_loss(generator, batch, tokens) * bool(run.ranks.counted(len(rows)))
                 part.backward()
                 loss, seen = loss + part.detach(), seen + int(run.train.lengths[rows].sum())
+            (loss,) = run.ranks.add_up(generator, loss)
             norm = clip_gradients(generator, settings.grad_clip)
             optimizer.step()
             average.update()
@@ -82,7 +83,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                     values = run.evaluate(average.module, step)
                 best = selection.update(values["quality/nll"], step)
                 progress.show(dev_nll=values["quality/nll"])
-            interrupted = run.interrupt.requested  # read once: what raises below is what was saved here
+            interrupted = run.stop_requested()  # read once: what raises below is what was saved here
             stopping = selection.exhausted or interrupted or step == settings.max_steps
             if best or step % config.checkpoint.every == 0 or stopping:
                 run.check_finite(step, loss=loss, grad_norm=norm)

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from textgan.config import Adversarial
 from textgan.data.dataset import Batch
+from textgan.models.discriminator import Critique
 from textgan.models.generator import Generator
 from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.ops.linear_cross_entropy import linear_entropy
+from textgan.training.ranks import Ranks
 from textgan.training.seeding import stream
 
 ROWS_OF_A_PART = 16
@@ -105,15 +107,32 @@ def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tenso
 
 
 @torch.no_grad()
-def mean_entropy(generator: Generator, inputs: Tensor, lengths: Tensor) -> Tensor:
-    """Mean entropy of what the generator says next along the texts that it read, nats a token."""
-    states = generator.states(inputs, at=_real_columns(lengths, inputs.shape[1]))
-    return linear_entropy(states, *generator.output_layer).mean()
+def text_entropy(generator: Generator, inputs: Tensor, lengths: Tensor) -> Tensor:
+    """Entropies of what the generator says next along the texts (B, ...) that it read, summed: (B,), nats a text."""
+    mask = _real_columns(lengths, inputs.shape[1])
+    entropies = linear_entropy(generator.states(inputs, at=mask), *generator.output_layer)
+    return entropies.new_zeros(mask.shape).masked_scatter(mask, entropies).sum(1)
+
+
+def gather_scores(critique: Critique, n: int, ranks: Ranks) -> Critique:
+    """The scores of all ``n`` texts, of which each rank has judged its own."""
+    if ranks.size == 1:
+        return critique
+    tokens = critique.tokens
+    if tokens is not None:
+        width = max(ranks.collect(tokens.size(1)))
+        tokens = ranks.gather(F.pad(tokens, (0, width - tokens.size(1))), n)
+    return Critique(ranks.gather(critique.sequence, n), tokens)
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
     """``batch`` as micro-batches of at most ``size`` texts."""
     return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
+
+
+def share(batch: Batch, ranks: Ranks) -> Batch:
+    """This rank's rows of a batch that is the same on all."""
+    return Batch(ranks.own(batch.ids), ranks.own(batch.lengths))
 
 
 def _real_columns(lengths: Tensor, width: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import nn
 from textgan.config import Config
 from textgan.configfile import dump_config, load_config
 from textgan.data.corpus import Corpus
-from textgan.data.tokenizer import load_tokenizer, save_tokenizer
+from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import pick_device
@@ -41,26 +41,35 @@ from textgan.training.finish import finish_arm
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.interrupt import Interrupt
 from textgan.training.latent_gan import train_latent_gan
-from textgan.training.logging import RunLogger, flatten
+from textgan.training.logging import flatten, open_log
 from textgan.training.mle import train_mle
+from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
 # What a resumed run may change: where and how fast it computes, not what.
 RESUME_MAY_CHANGE = ("device", "threads")
 
 
-def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train as ``config`` says into run ``folder`` (made here, or resumed); returns the content of results.json.
 
+    Args:
+        config: what to do.
+        folder: the run's.
+        resume: go on with the run in it.
+        ranks: the processes that do it together, each of which calls this; None: this one alone.
+
     Raises:
-        UserError: bad data or config, a folder that is in use, nothing to resume, divergence.
+        UserError: bad data or config, a folder that is in use, nothing to resume, divergence, a process that is gone.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when everything is saved.
     """
-    device = pick_device(config.device)
+    device = local_device(pick_device(config.device))
     torch.set_num_threads(config.threads or torch.get_num_threads())
     torch.set_flush_denormal(True)  # denormals in AdamW's moments cost CPUs a factor of four
-    check_folder(config, folder, resume=resume)
-    last = resume_point(folder) if resume else None
+    ranks = ranks or Ranks()
+    check_ranks(config, ranks)
+    ranks.first_does(lambda: check_folder(config, folder, resume=resume))
+    last = ranks.first_does(lambda: resume_point(folder)) if resume else None
     if last and (folder / "results.json").is_file():
         say(f"{folder} is finished: nothing to resume")
         return json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -72,17 +81,15 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
-    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device)
+    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
     if not last:  # nothing is written before everything is known to be sound
-        make_folder(folder)
-        write_atomically(folder / "config.yaml", dump_config(config))
-        save_tokenizer(tokenizer, folder / "tokenizer.json")
+        ranks.first_does(lambda: start_folder(config, folder, tokenizer))
     resumed_at = None
     if state:
         resumed_at = state.get("run_log") or (state["step"], state["log_position"])
         say(f"resuming {folder} at step {state['step']}")
     with Interrupt() as interrupt:
-        logger = RunLogger(folder, config=config, resume=resumed_at)
+        logger = open_log(folder, ranks, config=config, resume=resumed_at)
         status = "failed"
         try:
             run = Experiment(
@@ -96,10 +103,11 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
                 evaluator,
                 logger,
                 interrupt,
+                ranks,
                 results=check_checkpoint(last)["results"] if last else {},
             )
             if state:
-                run.restore_best(state)
+                ranks.first_does(lambda: run.restore_best(state))
             run_phases(run, state)
             logger.summary(stages(run.results))
             status = "finished"
@@ -108,7 +116,7 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> dict[str, An
             raise
         finally:
             logger.close(status)
-        return write_results(run)  # the last thing written: it says that the run is finished
+        return ranks.first_does(lambda: write_results(run))  # the last thing written: it says that the run is finished
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -139,11 +147,29 @@ def check_folder(config: Config, folder: Path, *, resume: bool) -> None:
         raise UserError(f"{folder} is not empty; {other if is_run(folder) else 'give a new or an empty --run'}")
 
 
-def make_folder(folder: Path) -> None:
+def check_ranks(config: Config, ranks: Ranks) -> None:
+    """UserError where the config cannot be shared out among so many processes."""
+    if ranks.size > 1 and config.vae:
+        raise UserError(
+            f"torchrun started {ranks.size} processes, but a run with a `vae` section is of one: its codes are "
+            "normalised and compared over the whole batch; leave torchrun away, or give vae=none"
+        )
+    for name in ("mle", "adversarial"):
+        phase = getattr(config, name)
+        if phase and phase.batch_size // phase.accumulate < ranks.size:
+            raise UserError(
+                f"{name}.batch_size={phase.batch_size} in {phase.accumulate} parts leaves no text for each of "
+                f"{ranks.size} processes; raise {name}.batch_size, or start fewer"
+            )
+
+
+def start_folder(config: Config, folder: Path, tokenizer: Tokenizer) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be made: {error.strerror}; give another --run") from None
+    write_atomically(folder / "config.yaml", dump_config(config))
+    save_tokenizer(tokenizer, folder / "tokenizer.json")
 
 
 def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:

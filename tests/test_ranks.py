@@ -1,0 +1,219 @@
+"""Several processes train what one would: gradients, scores, whole runs; and they end together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from textgan.errors import UserError
+from textgan.training.ranks import Ranks, joined
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "configs" / "smoke.yaml"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _work(rank, size, port, function, folder, args):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with joined(torch.device("cpu")) as ranks:
+        torch.save(function(ranks, *args), folder / f"{rank}.pt")
+
+
+def on_ranks(size, function, folder, *args):
+    """What ``function(ranks, *args)`` returns on each of ``size`` processes."""
+    folder.mkdir(exist_ok=True)
+    mp.spawn(_work, (size, free_port(), function, folder, args), nprocs=size)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+
+
+# ------------------------------------------------------------------------------------------- the parts
+
+
+def _gathered(ranks, n):
+    """Loss and gradient of a function in which all rows meet, of parameters that each rank uses on its own rows."""
+    data = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(6).view(2, 3) / 6)
+        layer.bias.fill_(0.5)
+    rows = ranks.gather(layer(ranks.own(data)), n)
+    loss = ((rows - rows.mean(0)).tanh() * torch.arange(1, n + 1)[:, None]).sum()
+    loss.backward()
+    (share,) = ranks.add_up(layer, torch.tensor(float(ranks.counted(n))))
+    return {"rows": rows.detach(), "loss": loss.detach(), "gradient": layer.weight.grad, "counted": share}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_gathered_rows_and_added_gradients_are_those_of_one_process(n, tmp_path):
+    alone = _gathered(Ranks(), n)
+    for found in on_ranks(3, _gathered, tmp_path / "out", n):
+        assert found["counted"] == alone["counted"] == n
+        for name in ("rows", "loss", "gradient"):
+            torch.testing.assert_close(found[name], alone[name], msg=name)
+
+
+def _told(ranks):
+    texts = [torch.tensor([[1, 2, 9]]), torch.tensor([[3, 9], [4, 9]])][ranks.rank]
+    lengths = [torch.tensor([3]), torch.tensor([2, 2])][ranks.rank]
+    if ranks.rank == 0:  # rows 0 and 2 of three; rank 1 has row 1
+        texts, lengths = torch.tensor([[1, 2, 9], [5, 9, 9]]), torch.tensor([3, 2])
+    else:
+        texts, lengths = torch.tensor([[3, 9]]), torch.tensor([2])
+    ids, ends = ranks.gather_texts(texts, lengths, 3, pad_id=9)
+    return {
+        "ids": ids,
+        "lengths": ends,
+        "same": ranks.same(f"of rank {ranks.rank}"),
+        "collected": ranks.collect(ranks.rank * 10),
+        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+        "first": ranks.first_does(lambda: f"done by {ranks.rank}"),
+        "stream": ranks.stream,
+    }
+
+
+def test_what_ranks_tell_each_other(tmp_path):
+    for rank, found in enumerate(on_ranks(2, _told, tmp_path / "out")):
+        assert found["ids"].tolist() == [[1, 2, 9], [3, 9, 9], [5, 9, 9]]
+        assert found["lengths"].tolist() == [3, 2, 2]
+        assert found["same"] == "of rank 0"
+        assert found["collected"] == [0, 10]
+        assert found["any"] == [True, False]
+        assert found["first"] == "done by 0"
+        assert found["stream"] == (rank,)
+
+
+def _failing(ranks):
+    def work():
+        raise UserError("the folder is full")
+
+    try:
+        ranks.first_does(work)
+    except UserError as error:
+        return str(error)
+
+
+def test_an_error_of_the_first_ends_all(tmp_path):
+    assert on_ranks(2, _failing, tmp_path / "out") == ["the folder is full", "the first process stopped"]
+
+
+def test_one_process_alone_needs_nothing():
+    alone = Ranks()
+    x = torch.randn(3, 2, requires_grad=True)
+    assert alone.own(x) is x
+    assert alone.gather(x, 3) is x
+    assert alone.add_up(None, torch.tensor(2.0)) == [torch.tensor(2.0)]
+    assert alone.same(5) == 5
+    assert alone.collect(5) == [5]
+    assert alone.stream == ()
+    assert alone.first
+
+
+# ------------------------------------------------------------------------------------------- whole runs
+
+# No dropout, and an estimator without noise of its own: then the number of processes changes nothing but rounding.
+EQUAL = (
+    "generator.dropout=0",
+    "discriminator.dropout=0",
+    "adversarial.estimator=reinmax",
+    "adversarial.loss=rsgan",
+    "mle.batch_size=10",
+    "adversarial.batch_size=10",
+    "mle.max_steps=6",
+    "adversarial.max_steps=4",
+    "evaluation.every=3",
+    "log_every=1",
+    "threads=1",
+)
+
+
+def torchrun(size, *args, **options):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={size}",
+        f"--master-port={free_port()}",
+    ]
+    return subprocess.Popen(
+        [*command, "-m", "textgan", "train", str(SMOKE), *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def alone(*args):
+    return subprocess.run([sys.executable, "-m", "textgan", "train", str(SMOKE), *map(str, args)], check=True)
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_log(one, two, rel=2e-3):
+    assert [set(line) for line in one] == [set(line) for line in two]
+    for a, b in zip(one, two, strict=True):
+        for name, value in a.items():
+            if name.startswith(("train/", "schedule/", "quality/nll")) and value is not None:
+                loose = 0.05 if name == "train/d_acc" else 1e-4  # a share of pairs: one may tip
+                assert b[name] == pytest.approx(value, rel=rel, abs=loose), (a["step"], name)
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    alone("--run", tmp_path / "one", *EQUAL)
+    together = torchrun(2, "--run-folder", tmp_path / "two", *EQUAL)
+    out, err = together.communicate(timeout=300)
+    assert together.returncode == 0, err
+    assert err.count("next: ") == out.count("real text") == 1  # one process speaks
+    assert_same_log(logged(tmp_path / "one"), logged(tmp_path / "two"))
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_number(tmp_path):
+    options = [o for o in EQUAL if not o.startswith("mle.max")] + ["mle.max_steps=300", "checkpoint.every=20"]
+    together = torchrun(2, "--run-folder", tmp_path / "run", *options, start_new_session=True)
+    while not (tmp_path / "run/checkpoints/last").exists():
+        assert together.poll() is None, together.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{together.pid}/task/{together.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    _, err = together.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert together.returncode != 0
+    assert "another process of this run is gone" in err or "stopped; go on with" in err
+    assert "Traceback" not in err.split("torch.distributed.elastic")[0]
+    done = torchrun(3, "--run-folder", tmp_path / "run", *options, "--resume")
+    _, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    assert "resuming" in err
+    alone("--run", tmp_path / "one", *options)
+    assert_same_log(logged(tmp_path / "one"), logged(tmp_path / "run"), rel=1e-2)
+
+
+def test_what_cannot_be_shared_out_is_refused(tmp_path):
+    for options, reason in (
+        (["mle.batch_size=1"], "leaves no text for each of 2 processes"),
+        (["vae={}", "adversarial=none"], "a run with a `vae` section is of one"),
+    ):
+        together = torchrun(2, "--run-folder", tmp_path / "run", *options)
+        _, err = together.communicate(timeout=120)
+        assert together.returncode != 0
+        assert reason in err
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,241 @@
+"""Several processes that train one run together, started by ``torchrun``: rank 0 to size - 1.
+
+Every rank holds the whole model and the same state, works on its share of each batch, and takes part in every update.
+A batch is one and the same whatever the number of ranks: losses are sums over it divided by constants, so gradients
+add up to those of one process; scores that a loss compares with each other are gathered first (:meth:`Ranks.gather`).
+Rank 0 alone writes and says anything. A run of one process has the same code: each method then does nothing.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from textgan.errors import UserError
+
+T = TypeVar("T")
+
+# How long a rank waits for another, which may be evaluating alone. One that died is noticed at once.
+PATIENCE = datetime.timedelta(minutes=60)
+BUCKET = 2**23  # gradients that are sent at once, in numbers
+
+
+class Ranks:
+    """This process among those of the run; see the module.
+
+    Attributes:
+        rank, size: number of this process, and of processes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """What random streams that differ between ranks are named by, beside their other names."""
+        return (self.rank,) if self.size > 1 else ()
+
+    def own(self, x: Tensor) -> Tensor:
+        """This rank's rows of ``x`` (B, ...), which is the same on all ranks: every ``size``-th from ``rank`` on.
+
+        Where there are none, the first row, so that every rank does something: it counts as often as :meth:`counted`.
+        """
+        if self.size == 1:
+            return x
+        return x[self.rank :: self.size] if self.rank < len(x) else x[:1]
+
+    def counted(self, n: int) -> int:
+        """How many of its own rows this rank really has of ``n``."""
+        return len(range(self.rank, n, self.size))
+
+    def gather(self, x: Tensor, n: int) -> Tensor:
+        """All ``n`` rows of what each rank has its own rows ``x`` of, in their order, on every rank.
+
+        Gradient flows to this rank's own rows: what every rank computes of all rows, and differentiates, makes
+        gradients of parameters that :meth:`add_up` sums to those of one process.
+        """
+        return _Gather.apply(x, n, self) if self.size > 1 else x
+
+    def gather_texts(self, ids: Tensor, lengths: Tensor, n: int, pad_id: int) -> tuple[Tensor, Tensor]:
+        """All ``n`` texts, ids (n, T) and lengths (n,), of which each rank has its own; see :meth:`gather`."""
+        if self.size == 1:
+            return ids, lengths
+        lengths = self.gather(lengths, n)
+        wide = ids.new_full((len(ids), int(lengths.max())), pad_id)
+        wide[:, : ids.size(1)] = ids[:, : wide.size(1)]
+        return self.gather(wide, n), lengths
+
+    def add_up(self, model: nn.Module | None, *values: Tensor) -> list[Tensor]:
+        """Sums the model's gradients over the ranks in place; returns the sums of ``values`` (scalars)."""
+        if self.size == 1:
+            return list(values)
+        with _loss_of_a_rank():
+            parts = [p.grad for p in model.parameters() if p.grad is not None] if model else []
+            parts += [packed := torch.stack([v.detach().double() for v in values])] if values else []
+            for bucket in _buckets(parts):
+                flat = torch.cat([part.reshape(-1) for part in bucket]) if len(bucket) > 1 else bucket[0]
+                dist.all_reduce(flat)
+                if len(bucket) > 1:
+                    pieces = flat.split([part.numel() for part in bucket])
+                    torch._foreach_copy_(bucket, [f.view_as(p) for f, p in zip(pieces, bucket, strict=True)])
+        return [value.to(v) for value, v in zip(packed, values, strict=True)] if values else []
+
+    def same(self, value: T) -> T:
+        """The first rank's ``value``, on all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with _loss_of_a_rank():
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def first_does(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on the first rank, on all; the others wait. Its error ends all of them.
+
+        Raises:
+            UserError: as ``work`` does; on the others :class:`FirstFailed`.
+        """
+        if self.size == 1:
+            return work()
+        try:
+            outcome, error = (work(), None) if self.first else (None, None)
+        except BaseException as found:
+            error = found
+            outcome = None
+        outcome, failed = self.same((outcome, error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise FirstFailed("the first process stopped")
+        return outcome
+
+    def collect(self, value: T) -> list[T]:
+        """The ``value`` of each rank, in order, on all."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        with _loss_of_a_rank():
+            dist.all_gather_object(box, value)
+        return box
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        return flag if self.size == 1 else any(self.collect(flag))
+
+
+class FirstFailed(UserError):
+    """The first rank has ended with an error that it says itself."""
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks that torchrun started, this one among them; without torchrun this process alone.
+
+    While they are joined, ranks but the first say nothing on stdout and stderr.
+
+    Raises:
+        UserError: the processes cannot find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Ranks()
+        return
+    rank = int(os.environ["RANK"])
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the {size} processes of torchrun cannot find each other: {_first_line(error)}") from None
+    with contextlib.ExitStack() as stack:
+        if rank:
+            silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stderr(silence))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        try:
+            yield Ranks(rank, size)
+        except FirstFailed:
+            raise
+        except Exception as error:
+            if rank:
+                print(f"rank {rank}: {error}", file=sys.__stderr__, flush=True)
+            raise
+        finally:
+            dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this rank where torchrun started several on a machine with GPUs, else ``device``.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= there:
+        raise UserError(
+            f"torchrun started at least {number + 1} processes here, but there are {there} GPUs; "
+            f"give --nproc-per-node {there}"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, n: int, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        ctx.rows = len(x)
+        most = -(-n // ranks.size)
+        padded = x.new_zeros(most, *x.shape[1:])
+        own = ranks.counted(n)
+        padded[:own] = x[:own]
+        parts = [torch.empty_like(padded) for _ in range(ranks.size)]
+        with _loss_of_a_rank():
+            dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[:n]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        own = gradient[ctx.ranks.rank :: ctx.ranks.size]
+        if len(own) < ctx.rows:  # a rank without rows has given one that nobody sees
+            own = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
+        return own, None, None
+
+
+def _buckets(parts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in lists of one type with at most :data:`BUCKET` numbers, or a single tensor."""
+    bucket: list[Tensor] = []
+    for part in parts:
+        if bucket and (part.dtype != bucket[0].dtype or sum(p.numel() for p in bucket) + part.numel() > BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(part)
+    if bucket:
+        yield bucket
+
+
+@contextlib.contextmanager
+def _loss_of_a_rank() -> Iterator[None]:
+    """Says in one line that another process is gone, where torch raises what its transport met."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"another process of this run is gone ({_first_line(error)}); "
+            "go on from the last checkpoint with --resume, with any number of processes"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,9 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from tests.test_adversarial import left_behind, setting
 from textgan.errors import UserError
+from textgan.training.adversarial import discriminator_step, generator_step
 from textgan.training.ranks import Ranks, joined
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +125,30 @@ def test_one_process_alone_needs_nothing():
     assert alone.first
 
 
+def _adversarial_step(ranks, settings):
+    """What a step of each player logs, and the gradients that it leaves behind, from the same weights and texts."""
+    run, players, parent, batch = setting(**settings)
+    run.ranks = ranks
+    found = discriminator_step(run, players, batch, ("d", 0), 0)
+    gradients = [left_behind(players.discriminator)]  # before the generator's step goes through it
+    found |= generator_step(run, players, parent, batch, 0.8, 0)
+    gradients.append(left_behind(players.generator))
+    found = {name: torch.as_tensor(value).double() for name, value in found.items()}
+    return found | {"d": gradients[0], "g": gradients[1]}
+
+
+@pytest.mark.parametrize("loss", ["rsgan", "ragan", "hinge"])
+def test_a_step_of_both_players_is_that_of_one_process(loss, tmp_path):
+    """Relativistic averages over the whole batch, scores of tokens, anchors and the ratio of two gradients."""
+    settings = {"loss": loss, "estimator": "reinmax", "token_weight": 0.5, "mle_weight": 0.5, "kl_weight": 2.0}
+    settings |= {"adv_ratio": 0.3, "lr": 1e-12, "lr_d": 1e-12, "warmup_steps": 0, "accumulate": 1, "r1": 1.0}
+    alone = _adversarial_step(Ranks(), settings)
+    assert alone["d"].norm() > 0.1 < alone["g"].norm()
+    for found in on_ranks(2, _adversarial_step, tmp_path / "out", settings):
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 # ------------------------------------------------------------------------------------------- whole runs
 
 # No dropout, and an estimator without noise of its own: then the number of processes changes nothing but rounding.
@@ -167,13 +193,19 @@ def logged(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_same_log(one, two, rel=2e-3):
+SAMPLED = ("train/d_", "train/g_", "train/grad_norm", "train/grad_cosine", "train/adv_scale", "train/fake", "train/ent")
+
+
+def assert_same_log(one, two):
+    """Alike up to rounding; where samples of the model come in, of which one token may tip, roughly."""
     assert [set(line) for line in one] == [set(line) for line in two]
     for a, b in zip(one, two, strict=True):
+        adversarial = "train/g_loss" in a
         for name, value in a.items():
             if name.startswith(("train/", "schedule/", "quality/nll")) and value is not None:
-                loose = 0.05 if name == "train/d_acc" else 1e-4  # a share of pairs: one may tip
-                assert b[name] == pytest.approx(value, rel=rel, abs=loose), (a["step"], name)
+                rough = adversarial and name.startswith(SAMPLED)
+                tolerance = {"rel": 0.3, "abs": 0.05} if rough else {"rel": 2e-3, "abs": 1e-4}
+                assert b[name] == pytest.approx(value, **tolerance), (a["step"], name)
 
 
 def test_two_processes_train_what_one_does(tmp_path):
@@ -198,13 +230,13 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
     assert time.monotonic() - began < 40
     assert together.returncode != 0
     assert "another process of this run is gone" in err or "stopped; go on with" in err
-    assert "Traceback" not in err.split("torch.distributed.elastic")[0]
+    assert "textgan/" not in err.replace(str(SMOKE), "")  # no traceback but torchrun's own
     done = torchrun(3, "--run-folder", tmp_path / "run", *options, "--resume")
     _, err = done.communicate(timeout=300)
     assert done.returncode == 0, err
     assert "resuming" in err
     alone("--run", tmp_path / "one", *options)
-    assert_same_log(logged(tmp_path / "one"), logged(tmp_path / "run"), rel=1e-2)
+    assert_same_log(logged(tmp_path / "one"), logged(tmp_path / "run"))
 
 
 def test_what_cannot_be_shared_out_is_refused(tmp_path):

@@ -187,7 +187,7 @@ def test_works_under_bfloat16_autocast(kind):
         (lambda: CNNCritic(V, BLOCK, 8, 2, 4, widths=()), "at least one kernel width"),
         (lambda: CNNCritic(V, BLOCK, 8, 2, 4, widths=(2, 0)), "`widths=0` must be a whole number"),
         (lambda: CNNCritic(V, BLOCK, 8, 2, 4, dropout=-0.1), "`dropout=-0.1` must be at least 0"),
-        (lambda: critic("cnn")(ids(1, BLOCK + 1), LENGTHS[:1]), "10 columns, but `block_size=9`"),
+        (lambda: critic("cnn")(ids(1, BLOCK + 1), torch.tensor([BLOCK + 1])), "10 columns, but `block_size=9`"),
     ],
 )
 def test_bad_values_are_refused(build, message):

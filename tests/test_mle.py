@@ -89,7 +89,7 @@ def test_accumulation_is_the_same_batch(tmp_path):
 
 
 def test_early_stopping_keeps_the_best(tmp_path):
-    settings = config("mle.max_steps=60", "mle.lr=0.5", "mle.patience=2", "adversarial=none", "evaluation.every=5")
+    settings = config("mle.max_steps=60", "mle.lr=1", "mle.patience=2", "adversarial=none", "evaluation.every=5")
     run.train(settings, tmp_path / "run")
     log = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     curve = [(r["quality/nll"], r["step"]) for r in log if "quality/nll" in r][:-1]

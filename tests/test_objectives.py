@@ -14,7 +14,7 @@ from textgan.models.discriminator import Critique
 from textgan.models.encoder import TransformerEncoder
 from textgan.models.generator import Generator
 from textgan.models.vae import TextVAE
-from textgan.training import objectives
+from textgan.ops import parts
 from textgan.training.objectives import (
     critic_penalty,
     gan_loss,
@@ -56,7 +56,7 @@ def test_texts_are_written_anew_as_each_alone(monkeypatch, rows):
     for parameter in vae.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     noise, inputs = torch.randn(3, 4), torch.where(torch.arange(4) == 1, 3, BATCH.inputs)
-    monkeypatch.setattr(objectives, "ROWS_OF_A_PART", rows)
+    monkeypatch.setattr(parts, "ROWS", rows)
     inference, recon = reconstruct(vae, BATCH, noise, inputs)
     expected = 0.0
     for b, n in enumerate([4, 2, 3]):

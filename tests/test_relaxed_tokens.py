@@ -25,6 +25,11 @@ def parts(seed=0):
     return leaves, torch.randint(V, (B, T), generator=g), mask
 
 
+def relaxed(states, weight, bias, ids, mask, **options):
+    places = mask.flatten().nonzero()[:, 0]
+    return RelaxedTokens(states, weight, bias, ids[mask], places, tuple(mask.shape), **options)
+
+
 def plainly(leaves, ids, mask, estimator, tau, noise_rng):
     """What `embed` gives, with all vectors at once and by autograd alone."""
     states, weight, bias, table = leaves
@@ -40,7 +45,7 @@ def curved(x):
 def test_value_and_all_gradients_are_those_of_the_vectors_times_the_table(estimator):
     leaves, ids, mask = parts()
     expected = plainly(leaves, ids, mask, estimator, 0.7, rng(3))
-    tokens = RelaxedTokens(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
+    tokens = relaxed(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
     assert tokens.shape == (B, T, V)
     found = embed_tokens(tokens, leaves[3])
     torch.testing.assert_close(found, expected)
@@ -59,7 +64,7 @@ def test_the_size_of_the_blocks_changes_nothing(estimator, monkeypatch):
     for rows in (1, 7, 1000):
         monkeypatch.setattr(linear_cross_entropy, "LEAST_ROWS", rows)
         monkeypatch.setitem(linear_cross_entropy.BLOCK, "cpu", rows * V)
-        tokens = RelaxedTokens(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
+        tokens = relaxed(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
         found.append(torch.autograd.grad(curved(tokens.embed(leaves[3])), leaves))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
@@ -74,7 +79,7 @@ def test_every_block_has_noise_of_its_own_and_every_use_the_same(estimator, monk
     weight, bias = torch.zeros(V, D), torch.zeros(V, requires_grad=True)
     ids, mask = torch.zeros(8, 1, dtype=torch.long), torch.ones(8, 1, dtype=torch.bool)
     source = rng(3)
-    tokens = RelaxedTokens(states, weight + torch.eye(V, D), bias, ids, mask, estimator=estimator, tau=0.7, rng=source)
+    tokens = relaxed(states, weight + torch.eye(V, D), bias, ids, mask, estimator=estimator, tau=0.7, rng=source)
     table = torch.randn(V, E, generator=rng(1))
     torch.rand(5, generator=source)  # what others draw from it later changes nothing
     first, second = (torch.autograd.grad(tokens.embed(table).sum(), states)[0] for _ in range(2))
@@ -84,12 +89,12 @@ def test_every_block_has_noise_of_its_own_and_every_use_the_same(estimator, monk
 
 def test_only_what_needs_a_gradient_gets_one():
     (states, weight, bias, table), ids, mask = parts()
-    tokens = RelaxedTokens(states, weight, bias, ids, mask, estimator="straight_through", tau=0.7, rng=rng())
+    tokens = relaxed(states, weight, bias, ids, mask, estimator="straight_through", tau=0.7, rng=rng())
     tokens.embed(table.detach()).sum().backward()
     assert table.grad is None
     assert states.grad.abs().sum() > 0
     with torch.no_grad():
-        detached = RelaxedTokens(states, weight, bias, ids, mask, estimator="relgan", tau=0.7, rng=rng())
+        detached = relaxed(states, weight, bias, ids, mask, estimator="relgan", tau=0.7, rng=rng())
     detached.embed(table).square().sum().backward()
     assert table.grad.abs().sum() > 0
 
@@ -97,7 +102,7 @@ def test_only_what_needs_a_gradient_gets_one():
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 def test_under_bfloat16_autocast(estimator):
     leaves, ids, mask = parts()
-    tokens = RelaxedTokens(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
+    tokens = relaxed(*leaves[:3], ids, mask, estimator=estimator, tau=0.7, rng=rng(3))
     exact = torch.autograd.grad(curved(tokens.embed(leaves[3])), leaves)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedded = tokens.embed(leaves[3])
@@ -110,6 +115,6 @@ def test_under_bfloat16_autocast(estimator):
 
 def test_another_vocabulary_is_refused():
     leaves, ids, mask = parts()
-    tokens = RelaxedTokens(*leaves[:3], ids, mask, estimator="reinmax", tau=1.0, rng=rng())
+    tokens = relaxed(*leaves[:3], ids, mask, estimator="reinmax", tau=1.0, rng=rng())
     with pytest.raises(ValueError, match=r"must be \(B, T, 14\), not \(6, 9, 13\)"):
         embed_tokens(tokens, torch.randn(14, E))

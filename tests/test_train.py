@@ -338,6 +338,26 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
     assert [spread(plan) for plan in list(batches)] == [False, True, False]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_fakes_are_drawn_once_an_iteration(shared, tmp_path, monkeypatch):
+    shown, step = [], adversarial.discriminator_step
+
+    def look(run, players, real, name, count, fakes=None):
+        if name[0] == "d":
+            shown.append(fakes)
+        return step(run, players, real, name, count, fakes)
+
+    monkeypatch.setattr(adversarial, "discriminator_step", look)
+    run.train(config("adversarial.d_steps=3", f"adversarial.share_fakes={shared}", "adversarial.max_steps=2"), tmp_path)
+    if not shared:
+        assert shown == [None] * 6
+        return
+    first, second = shown[:3], shown[3:]
+    assert all(fakes is first[0] for fakes in first)
+    assert all(fakes is second[0] for fakes in second)
+    assert not torch.equal(first[0][0], second[0][0])
+
+
 def spread(plan: BatchPlan) -> bool:
     """Whether batches hold texts of all lengths, as the critic's do, who would else judge by length."""
     lengths = torch.arange(1, 1601)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
 from textgan.models.transformer import (
@@ -20,6 +21,8 @@ from textgan.models.transformer import (
     embed_tokens,
     init_weights,
 )
+from textgan.ops.parts import like_lengths
+from textgan.ops.relaxed_tokens import RelaxedTokens
 
 
 class Critique(NamedTuple):
@@ -29,7 +32,22 @@ class Critique(NamedTuple):
     tokens: Tensor | None  # (B, T)
 
 
-class TransformerCritic(nn.Module):
+class _Critic(nn.Module):
+    """What both kinds do with tokens; they differ in how they score embedded texts."""
+
+    def embed(self, tokens: Tensor | RelaxedTokens) -> Tensor:
+        """Vectors (B, T, E) of ids (B, T) or probability vectors (B, T, V)."""
+        return embed_tokens(tokens, self.wte.weight)
+
+    def forward(self, tokens: Tensor | RelaxedTokens, lengths: Tensor) -> Critique:
+        """Scores of texts; see `score`. Those of like length are scored together."""
+        embedded, parts = self.embed(tokens), like_lengths(lengths)
+        with parametrize.cached():  # one power iteration of spectral norms for all parts
+            scored = [self.score(embedded[rows, :width], lengths[rows]) for rows, width in parts]
+        return _in_order(scored, parts, embedded.size(1))
+
+
+class TransformerCritic(_Critic):
     """A bidirectional Transformer that scores every token in its context, and the text as a whole.
 
     The text's score is a linear function of its states pooled with the attention of one learned query. The
@@ -68,10 +86,6 @@ class TransformerCritic(nn.Module):
         if spectral_norm:
             _normalise(self)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Vectors (B, T, E) of ids (B, T) or probability vectors (B, T, V)."""
-        return embed_tokens(tokens, self.wte.weight)
-
     def score(self, embeddings: Tensor, lengths: Tensor) -> Critique:
         """Scores of embedded texts (B, T, E). The first `lengths` (B,) columns, at least one, are real."""
         mask = _real_columns(embeddings, lengths, self.block_size)
@@ -85,11 +99,8 @@ class TransformerCritic(nn.Module):
         tokens = self.token_head(x)[..., 0].masked_fill(~mask, 0.0)
         return Critique(self.sequence_head(pooled)[:, 0], tokens)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Critique:
-        return self.score(self.embed(tokens), lengths)
 
-
-class CNNCritic(nn.Module):
+class CNNCritic(_Critic):
     """RelGAN's critic: several small embeddings of the text, one set of convolutions shared by all.
 
     Each of the `n_representations` embeddings is `n_embd / n_representations` wide and is scored alone
@@ -141,10 +152,6 @@ class CNNCritic(nn.Module):
         if spectral_norm:
             _normalise(self)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Vectors (B, T, E) of ids (B, T) or probability vectors (B, T, V), all representations in a row."""
-        return embed_tokens(tokens, self.wte.weight)
-
     def score(self, embeddings: Tensor, lengths: Tensor) -> Critique:
         """Scores of embedded texts (B, T, E). The first `lengths` (B,) columns, at least one, are real.
 
@@ -167,11 +174,17 @@ class CNNCritic(nn.Module):
         x = self.drop(gate * F.relu(new) + (1 - gate) * x)
         return Critique(self.head(x).view(B, S).mean(dim=-1), None)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Critique:
-        return self.score(self.embed(tokens), lengths)
-
 
 DISCRIMINATORS = {"transformer": TransformerCritic, "cnn": CNNCritic}
+
+
+def _in_order(scored: list[Critique], parts: list[tuple[Tensor, int]], columns: int) -> Critique:
+    """The scores of all parts as those of one batch of so many columns."""
+    back = torch.cat([rows for rows, _ in parts]).argsort()
+    tokens = None
+    if scored[0].tokens is not None:
+        tokens = torch.cat([F.pad(s.tokens, (0, columns - s.tokens.size(1))) for s in scored])[back]
+    return Critique(torch.cat([s.sequence for s in scored])[back], tokens)
 
 
 def _real_columns(embeddings: Tensor, lengths: Tensor, block_size: int) -> Tensor:

@@ -30,7 +30,8 @@ class RelaxedTokens:
         weight: Tensor,
         bias: Tensor,
         ids: Tensor,
-        mask: Tensor,
+        places: Tensor,
+        shape: tuple[int, int],
         *,
         estimator: str,
         tau: float,
@@ -38,17 +39,18 @@ class RelaxedTokens:
     ):
         """
         Args:
-            states: (M, D) of the M real positions, row by row; the logits are `states @ weight.T + bias`.
+            states: (M, D) of the M real positions, in any order; the logits are `states @ weight.T + bias`.
             weight, bias: (V, D) and (V,).
-            ids: (B, T) the sampled tokens.
-            mask: (B, T) bool, True at the M real positions.
+            ids: (M,) the sampled tokens.
+            places: (M,) of the positions among all, counted row by row.
+            shape: (B, T).
             estimator: a name of `textgan.ops.relaxation.ESTIMATORS`.
             tau: see there.
             rng: noise is drawn from a copy of it as it is now, so the same at every use.
         """
-        self.shape = (*ids.shape, len(weight))
+        self.shape = (*shape, len(weight))
         self._layer = (states, weight, bias)
-        self._mask, self._ids = mask, ids[mask]
+        self._ids, self._places = ids, places
         self._relaxation = (estimator, tau, rng.clone_state())
 
     def embed(self, table: Tensor) -> Tensor:
@@ -63,8 +65,8 @@ class RelaxedTokens:
             states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             read = _Embed.apply(states, weight, bias, table, self._ids, self._relaxation)
-        blank = read.new_zeros(*self.shape[:2], table.size(1))
-        return blank.masked_scatter(self._mask[..., None], read)
+        B, T, _ = self.shape
+        return read.new_zeros(B * T, table.size(1)).index_copy(0, self._places, read).view(B, T, -1)
 
     def vectors(self) -> Tensor:
         """All of them at once, (B, T, V) float32: for tests and for what cannot do with less."""

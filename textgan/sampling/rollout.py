@@ -23,6 +23,7 @@ from torch import Tensor
 from textgan.models.generator import Generator
 from textgan.ops.logits import inverse_cdf
 from textgan.ops.packed_linear import packed
+from textgan.ops.parts import like_lengths
 from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, gumbel_noise, soft
 from textgan.ops.relaxed_tokens import RelaxedTokens
 
@@ -165,9 +166,16 @@ def rollout(
         if hops or sample is not None:
             raise ValueError(f"`{estimator}` feeds back hard tokens: `hops` and `sample` are for soft feedback")
         inputs = F.pad(ids[:, :-1], (1, 0), value=eos_id)
-        mask = _mask(lengths, ids.size(1))
-        layer = generator.states(inputs, at=mask), *generator.output_layer
-        tokens = RelaxedTokens(*layer, ids, mask, estimator=estimator, tau=tau, rng=rng)
+        B, T = ids.shape
+        states, places, mask = [], [], _mask(lengths, T)
+        for rows, width in like_lengths(lengths):
+            at = mask[rows, :width]
+            states.append(generator.states(inputs[rows, :width], at=at))
+            places.append((rows[:, None] * T + torch.arange(width, device=rows.device))[at])
+        states, places = torch.cat(states), torch.cat(places)
+        layer = states, *generator.output_layer
+        drawn = ids.flatten()[places]
+        tokens = RelaxedTokens(*layer, drawn, places, (B, T), estimator=estimator, tau=tau, rng=rng)
         return Rollout(ids, lengths, inputs, tokens)
 
     if sample is None:

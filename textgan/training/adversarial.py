@@ -88,9 +88,11 @@ def train_adversarial(
             tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)
             schedule = {"schedule/tau": tau, **set_rates(players, settings, done)}
             with players.spent.clock():
-                for k in range(done * settings.d_steps, (done + 1) * settings.d_steps):
+                first = done * settings.d_steps
+                fakes = draw_fakes(run, players, settings.batch_size, ("d", first)) if settings.share_fakes else None
+                for k in range(first, first + settings.d_steps):
                     real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
-                    found = discriminator_step(run, players, real, ("d", k), k)
+                    found = discriminator_step(run, players, real, ("d", k), k, fakes)
                 real = run.train.batch(plan.indices(done)).to(run.device)
                 logged = (step + 1) % config.log_every == 0 or step + 1 == end
                 found |= generator_step(run, players, parent, real, tau, done, logged)
@@ -187,16 +189,10 @@ def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -
             run.check_interrupt()
 
 
-def discriminator_step(
-    run: Experiment, players: Players, real: Batch, name: tuple[str, int], count: int
-) -> dict[str, Tensor]:
-    """One update of the critic on ``real`` texts and as many fakes, some of them old; returns scalars to log."""
-    settings, seed = run.config.adversarial, run.config.seed
-    discriminator, size = players.discriminator, len(real.lengths)
-    ranks, eos_id, fresh = run.ranks, run.tokenizer.eos_id, players.replay.fresh(size)
+def draw_fakes(run: Experiment, players: Players, size: int, name: tuple[str, int]) -> tuple[Tensor, Tensor]:
+    """Ids and lengths of ``size`` fakes for the critic, some of them old, the same on all ranks."""
+    seed, ranks, eos_id, fresh = run.config.seed, run.ranks, run.tokenizer.eos_id, players.replay.fresh(size)
     players.generator.eval()
-    discriminator.train()
-    seed_dropout(seed, *name, *ranks.stream)
     with run.autocast():
         ids, lengths = sample_ids(
             players.generator,
@@ -208,7 +204,24 @@ def discriminator_step(
         )
     ids, lengths = ranks.gather_texts(ids, lengths, fresh, eos_id)
     players.spent.tokens += lengths.sum()
-    ids, lengths = players.replay.mix(ids, lengths, size, eos_id=eos_id, rng=stream("cpu", seed, "replay", *name))
+    return players.replay.mix(ids, lengths, size, eos_id=eos_id, rng=stream("cpu", seed, "replay", *name))
+
+
+def discriminator_step(
+    run: Experiment,
+    players: Players,
+    real: Batch,
+    name: tuple[str, int],
+    count: int,
+    fakes: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """One update of the critic on ``real`` texts and as many fakes (None: fresh ones); returns scalars to log."""
+    settings, seed = run.config.adversarial, run.config.seed
+    discriminator, size = players.discriminator, len(real.lengths)
+    ranks = run.ranks
+    discriminator.train()
+    ids, lengths = draw_fakes(run, players, size, name) if fakes is None else (x[:size] for x in fakes)
+    seed_dropout(seed, *name, *ranks.stream)
     penalized = count % settings.penalty_every == 0 and (settings.r1 or settings.r2 or settings.gradient_penalty)
     players.optimizer_d.zero_grad()
     found = {"d_loss": 0.0, "d_acc": 0.0, "d_gap": 0.0}

@@ -13,10 +13,9 @@ from textgan.models.generator import Generator
 from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.ops.linear_cross_entropy import linear_entropy
+from textgan.ops.parts import like_lengths
 from textgan.training.ranks import Ranks
 from textgan.training.seeding import stream
-
-ROWS_OF_A_PART = 16
 
 
 def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
@@ -27,8 +26,7 @@ def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
 def reconstruct(vae: TextVAE, batch: Batch, noise: Tensor, inputs: Tensor) -> tuple[Inference, Tensor]:
     """The posteriors of a batch with a draw of each, and the summed -log p(x|z) of the draws, nats.
 
-    Batches whose codes belong together hold texts of all lengths. On a CPU, where time goes with the number of
-    positions, they are read and written in parts of like length, each as wide as its own longest text.
+    Batches whose codes belong together hold texts of all lengths: they are read and written in parts.
 
     Args:
         vae: the model.
@@ -36,14 +34,13 @@ def reconstruct(vae: TextVAE, batch: Batch, noise: Tensor, inputs: Tensor) -> tu
         noise: (B, Z) standard normal, of the draws.
         inputs: (B, T) what the decoder reads, ``batch.inputs`` or that with words dropped.
     """
-    B, lengths = len(batch.ids), batch.lengths
-    parts = lengths.argsort(stable=True).split(ROWS_OF_A_PART if batch.ids.device.type == "cpu" else B)
-    widths = [int(lengths[rows].max()) for rows in parts]
-    read = [vae.encode(batch.targets[rows, :T], lengths[rows]) for rows, T in zip(parts, widths, strict=True)]
-    inference = vae.infer(torch.cat(read)[torch.cat(parts).argsort()], noise)
+    lengths, parts = batch.lengths, like_lengths(batch.lengths)
+    read = [vae.encode(batch.targets[rows, :T], lengths[rows]) for rows, T in parts]
+    order = torch.cat([rows for rows, _ in parts])
+    inference = vae.infer(torch.cat(read)[order.argsort()], noise)
     written = [
         vae.reconstruction(batch.ids[rows, : T + 1], lengths[rows], inference.z[rows], inputs[rows, :T])
-        for rows, T in zip(parts, widths, strict=True)
+        for rows, T in parts
     ]
     return inference, torch.stack(written).sum()
 

@@ -15,7 +15,7 @@ def adamw(model: nn.Module, *, betas: tuple[float, float], weight_decay: float) 
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, foreach=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,0 +1,119 @@
+"""A relaxed pass and a whole adversarial iteration, in steps of maximum likelihood of the same batch and model."""
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.benchmarks.mle import our_step
+from tests.benchmarks.models import BATCH, EOS, HEADS, LAYERS, LENGTH, VOCAB, WIDTH, hugging_face, ours
+from tests.benchmarks.race import Race
+from textgan.config import Config
+from textgan.data.dataset import Batch, TokenDataset
+from textgan.ops.relaxation import gumbel_noise, soft
+from textgan.sampling.rollout import rollout, sample_ids
+from textgan.training.adversarial import discriminator_step, generator_step, set_rates, set_up
+from textgan.training.ranks import Ranks
+
+READ = 256  # width of what reads the relaxed tokens in the race of a pass alone
+
+
+def races(device: str) -> Iterator[Race]:
+    yield relaxed_pass(device)
+    yield iteration(device)
+
+
+def full_batch(device: str) -> Batch:
+    rows = torch.randint(1, VOCAB, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(0)).to(device)
+    return Batch(rows, torch.full((BATCH,), LENGTH, device=device))
+
+
+def relaxed_pass(device: str) -> Race:
+    """Sample, go forward with relaxed tokens, go back; a table and a fixed gradient stand for the critic."""
+    model, theirs, batch = ours(device=device).eval(), hugging_face(device=device).eval(), full_batch(device)
+    step = our_step(ours(device=device))
+    table = torch.randn(VOCAB, READ, device=device) * 0.02
+    gradient = torch.randn(BATCH, LENGTH, READ, device=device)
+    rng = torch.Generator(device).manual_seed(0)
+
+    def two_pass() -> None:
+        model.zero_grad()
+        ids, lengths = sample_ids(model, BATCH, LENGTH, eos_id=EOS, rng=rng)
+        fake = rollout(model, ids, lengths, eos_id=EOS, estimator="straight_through", tau=1.0, rng=rng)
+        fake.tokens.embed(table).backward(gradient)
+
+    def step_by_step() -> None:
+        """The same with gradient all the way: a cache that grows by concatenation, the hard token read back."""
+        theirs.zero_grad()
+        noise = gumbel_noise((BATCH, LENGTH, VOCAB), generator=rng, device=device)
+        last, cache, tokens = torch.full((BATCH, 1), EOS, device=device), None, []
+        for t in range(LENGTH):
+            out = theirs(input_ids=last, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            relaxed = soft(out.logits[:, -1], None, tau=1.0, noise=noise[:, t])
+            last = relaxed.argmax(-1, keepdim=True)
+            tokens.append(_straight_through(relaxed, last))
+        (torch.stack(tokens, 1) @ table).backward(gradient)
+
+    return Race(
+        name="relaxed_pass",
+        what=f"{BATCH} texts of {LENGTH} tokens sampled, relaxed (straight-through), read, and gone back",
+        ours=two_pass,
+        peers={"transformers, step by step with a cache": step_by_step},
+        yardsticks={"a step of MLE": lambda: step(batch)},
+        limits={"a step of MLE": 1.6},
+    )
+
+
+def _straight_through(relaxed: Tensor, chosen: Tensor) -> Tensor:
+    return F.one_hot(chosen[:, 0], VOCAB) + relaxed - relaxed.detach()
+
+
+def players(device: str, **settings: object) -> tuple[SimpleNamespace, object, object]:
+    """What the steps of the adversarial phase need of a run, the players, and their parent."""
+    shape = {"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "dropout": 0.0}
+    config = Config.model_validate(
+        {
+            "generator": {"block_size": LENGTH, **shape},
+            "discriminator": shape,
+            "adversarial": {"batch_size": BATCH, "replay_batches": 0, "loss": "rsgan", **settings},
+        }
+    )
+    rows = full_batch("cpu").ids
+    offsets = torch.arange(BATCH + 1) * (LENGTH + 1)
+    run = SimpleNamespace(
+        config=config,
+        device=torch.device(device),
+        tokenizer=SimpleNamespace(vocab_size=VOCAB, eos_id=EOS),
+        train=TokenDataset(rows.flatten(), offsets, EOS),
+        autocast=contextlib.nullcontext,
+        ranks=Ranks(),
+    )
+    parent = ours(device=device)
+    found = set_up(run, parent)
+    set_rates(found, config.adversarial, 0)
+    return run, found, parent
+
+
+def iteration(device: str) -> Race:
+    """One step of the critic and one of the generator by the adversarial gradient alone."""
+    run, both, parent = players(device, mle_weight=0.0, kl_weight=0.0, adv_ratio=None)
+    step, batch = our_step(ours(device=device)), full_batch(device)
+    done = {"count": 0}
+
+    def one() -> None:
+        k = done["count"]
+        discriminator_step(run, both, batch, ("d", k), k)
+        generator_step(run, both, parent, batch, 1.0, k, logged=False)
+        done["count"] += 1
+
+    return Race(
+        name="adversarial",
+        what="an adversarial iteration: a step of the critic, which has the generator's size, and one of the generator",
+        ours=one,
+        yardsticks={"a step of MLE": lambda: step(batch)},
+        limits={"a step of MLE": 3.5},
+    )

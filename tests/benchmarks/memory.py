@@ -1,0 +1,72 @@
+"""Peak memory of an adversarial iteration in that of a step of maximum likelihood: each in a process of its own."""
+
+import json
+import resource
+import subprocess
+import sys
+
+LIMIT = 2.0
+WORK = ("nothing", "mle", "adversarial")
+
+
+def measure() -> dict:
+    """Bytes at the peak above what models, optimisers and libraries hold, and the ratio of the two."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory"]
+    peaks = {}
+    for work in WORK:
+        done = subprocess.run([*command, work], capture_output=True, text=True, check=True)
+        peaks[work] = json.loads(done.stdout)
+    steps = {work: peaks[work] for work in ("mle", "adversarial")}
+    return {
+        "what": "most memory of a process that takes three steps, and how much of it came with the steps",
+        "ours": steps["adversarial"]["peak"],
+        "peers": {"a step of MLE": steps["mle"]["peak"]},
+        "ratio": steps["mle"]["peak"] / steps["adversarial"]["peak"],
+        "grown": {work: found["grown"] for work, found in steps.items()},
+        "multiple": steps["adversarial"]["grown"] / steps["mle"]["grown"],
+        "limit": LIMIT,
+    }
+
+
+def table(found: dict) -> str:
+    mib = {work: grown / 2**20 for work, grown in found["grown"].items()}
+    return (
+        f"memory: {found['what']}\n"
+        f"  a step of MLE                             {found['peers']['a step of MLE'] / 2**20:10.0f} MiB"
+        f", of which {mib['mle']:.0f}\n"
+        f"  an adversarial iteration                  {found['ours'] / 2**20:10.0f} MiB"
+        f", of which {mib['adversarial']:.0f}: {found['multiple']:.2f} times, asked for at most {found['limit']:g}"
+    )
+
+
+def _work(name: str) -> dict:
+    import torch
+
+    from tests.benchmarks.adversarial import full_batch, players
+    from tests.benchmarks.mle import our_step
+    from tests.benchmarks.models import ours
+    from textgan.training.adversarial import discriminator_step, generator_step
+
+    torch.set_flush_denormal(True)
+    batch = full_batch("cpu")
+    if name == "adversarial":
+        run, both, parent = players("cpu", mle_weight=0.0, kl_weight=0.0, adv_ratio=None)
+    else:
+        step = our_step(ours())
+    before = _peak()
+    for k in range(3):
+        if name == "mle":
+            step(batch)
+        elif name == "adversarial":
+            discriminator_step(run, both, batch, ("d", k), k)
+            generator_step(run, both, parent, batch, 1.0, k, logged=False)
+    return {"peak": _peak(), "grown": _peak() - before}
+
+
+def _peak() -> int:
+    """Most memory that this process has held so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_work(sys.argv[1])))

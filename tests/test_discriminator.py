@@ -157,7 +157,7 @@ def test_learns_to_tell_two_kinds_of_text_apart(kind):
     fake = real.clone()
     fake[:, 1] = fake[:, 0]  # a repeated first word
     real[:, 1] = (real[:, 0] + 1 + torch.randint(V - 1, (64,), generator=rng)) % V
-    for _ in range(150):
+    for _ in range(400):
         loss = F.softplus(c(fake, lengths).sequence).mean() + F.softplus(-c(real, lengths).sequence).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -57,6 +57,7 @@ def test_texts_are_written_anew_as_each_alone(monkeypatch, rows):
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     noise, inputs = torch.randn(3, 4), torch.where(torch.arange(4) == 1, 3, BATCH.inputs)
     monkeypatch.setattr(parts, "ROWS", rows)
+    monkeypatch.setattr(parts, "WORTH_IT", 1.0)
     inference, recon = reconstruct(vae, BATCH, noise, inputs)
     expected = 0.0
     for b, n in enumerate([4, 2, 3]):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from textgan.models.discriminator import TransformerCritic
 from textgan.models.generator import Generator
 from textgan.models.transformer import embed_tokens
+from textgan.ops import parts
 from textgan.ops.relaxation import ESTIMATORS, FEEDBACK, HARD, conditional_gumbel, gumbel_noise
 from textgan.ops.relaxed_tokens import RelaxedTokens
 from textgan.sampling.rollout import rollout, sample_ids, sample_soft, sequential_rollout
@@ -146,15 +147,12 @@ def test_parallel_equals_sequential_with_hard_feedback(estimator):
         drawn = sequential_rollout(g, noise, eos_id=EOS, estimator="straight_through", tau=tau)
         assert drawn.lengths.unique().numel() > 1
 
-        # the noise that the parallel pass draws for its real positions, packed row by row, the shortest row first
-        rows, source = drawn.lengths.argsort(stable=True), rng(8)
-        mask = torch.arange(T) < drawn.lengths[rows, None]
-        logits, ids = g(drawn.inputs)[rows][mask], drawn.ids[rows][mask]
+        # the noise that the parallel pass draws for its real positions, packed row by row: so few rows are one part
+        mask, source = torch.arange(T) < drawn.lengths[:, None], rng(8)
+        logits, ids = g(drawn.inputs)[mask], drawn.ids[mask]
         noise = torch.zeros(8 if estimator == "gumbel_rao" else 1, B, T, V)
         for draw in noise:
-            packed = torch.zeros(B, T, V)
-            packed[mask] = conditional_gumbel(logits, ids, generator=source)
-            draw[rows] = packed
+            draw[mask] = conditional_gumbel(logits, ids, generator=source)
         noise = noise if estimator == "gumbel_rao" else noise[0]
     one = sequential_rollout(g, noise, eos_id=EOS, estimator=estimator, tau=tau, ids=drawn.ids)
     two = rollout(g, drawn.ids, drawn.lengths, eos_id=EOS, estimator=estimator, tau=tau, rng=rng(8))
@@ -183,6 +181,25 @@ def test_hard_rollout_of_sampled_ids(estimator):
     assert (tokens[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("estimator", ["gapped", "reinmax"])
+def test_parts_of_like_length_change_nothing(estimator, monkeypatch):
+    """Value and gradient through a critic, which reads in parts too, against all rows at once."""
+    g = model(eos_bias=1.0)
+    ids, lengths = sample_ids(g, 40, T, eos_id=EOS, rng=rng(2))
+    critic = TransformerCritic(V, T, 1, 2, 8, dropout=0.0).eval()
+    found = []
+    for worth_it, pieces in ((0.0, 1), (0.9, 3)):
+        monkeypatch.setattr(parts, "WORTH_IT", worth_it)
+        assert len(parts.like_lengths(lengths)) == pieces
+        out = rollout(g, ids, lengths, eos_id=EOS, estimator=estimator, tau=1.0, rng=rng(3))
+        scores = critic(out.tokens, out.lengths)
+        value = (scores.sequence * torch.arange(40)).sum() + (scores.tokens * torch.arange(T)[: ids.size(1)]).sum()
+        found.append((scores, torch.autograd.grad(value, list(g.parameters()))))
+    torch.testing.assert_close(found[0][0].sequence, found[1][0].sequence)
+    torch.testing.assert_close(found[0][0].tokens, found[1][0].tokens)
+    assert_same_gradients(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 def test_no_gradient_comes_from_past_the_end(estimator):
     """Neither through the relaxed vectors nor through a critic, whatever it is asked."""
@@ -196,16 +213,13 @@ def test_no_gradient_comes_from_past_the_end(estimator):
     critic = TransformerCritic(V, T, 1, 2, 8, dropout=0.0).eval()
     scores = critic(out.tokens, out.lengths)
     tokens = vectors(out)
-    read = (
-        mask if FEEDBACK[estimator] == "soft" else mask[out.lengths.argsort(stable=True)]
-    )  # as the generator read them
     for value in (
         (tokens * torch.randn(tokens.shape, generator=rng())).sum(),
         scores.sequence.sum() + scores.tokens.sum(),
     ):
         (found,) = torch.autograd.grad(value, states[-1], retain_graph=True)
-        assert (found[~read] == 0).all()
-        assert (found[read].abs().amax(dim=-1) > 0).all()
+        assert (found[~mask] == 0).all()
+        assert (found[mask].abs().amax(dim=-1) > 0).all()
 
 
 def test_rollout_reads_its_own_generator_only():

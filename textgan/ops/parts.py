@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 ROWS = 16
+WORTH_IT = 0.9  # parts must leave at most this share of the positions: smaller products are slower
 
 
 def like_lengths(lengths: Tensor) -> list[tuple[Tensor, int]]:
-    """The rows of texts of these lengths (B,), in parts with the width of each; every row is in one part."""
-    if lengths.device.type != "cpu":
-        return [(torch.arange(len(lengths), device=lengths.device), int(lengths.max()))]
-    return [(rows, int(lengths[rows[-1]])) for rows in lengths.argsort(stable=True).split(ROWS)]
+    """The rows of texts of these lengths (B,), in parts with the width of each; every row is in one part.
+
+    One part of all rows in their order where parts would not be worth it.
+    """
+    B, longest = len(lengths), int(lengths.max())
+    if lengths.device.type == "cpu":
+        parts = [(rows, int(lengths[rows[-1]])) for rows in lengths.argsort(stable=True).split(ROWS)]
+        if sum(len(rows) * width for rows, width in parts) <= WORTH_IT * B * longest:
+            return parts
+    return [(torch.arange(B, device=lengths.device), longest)]

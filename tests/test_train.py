@@ -158,6 +158,7 @@ ADVERSARIAL = [
     "adversarial.tau_start=2 adversarial.tau_end=2",
     "adversarial.tau_schedule=exponential adversarial.tau_end=0.5",
     "adversarial.d_steps=2",
+    "adversarial.share_fakes=true adversarial.replay_batches=0",
     "adversarial.d_pretrain_steps=0",
     "adversarial.accumulate=2",
     "adversarial.lr=1e-3",
@@ -338,24 +339,40 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
     assert [spread(plan) for plan in list(batches)] == [False, True, False]
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_shared_fakes_are_drawn_once_an_iteration(shared, tmp_path, monkeypatch):
-    shown, step = [], adversarial.discriminator_step
+def test_shared_fakes_are_drawn_once_an_iteration(tmp_path, monkeypatch):
+    """For every step of the critic and for the generator's, from the generator as it is then."""
+    seen, drawn = [], []
+    step, rolled, sample = adversarial.discriminator_step, adversarial.rollout, adversarial.sample_ids
 
-    def look(run, players, real, name, count, fakes=None):
+    def judge(run, players, real, name, count, fakes=None):
         if name[0] == "d":
-            shown.append(fakes)
+            seen.append(fakes[0])
         return step(run, players, real, name, count, fakes)
 
-    monkeypatch.setattr(adversarial, "discriminator_step", look)
-    run.train(config("adversarial.d_steps=3", f"adversarial.share_fakes={shared}", "adversarial.max_steps=2"), tmp_path)
-    if not shared:
-        assert shown == [None] * 6
-        return
-    first, second = shown[:3], shown[3:]
-    assert all(fakes is first[0] for fakes in first)
-    assert all(fakes is second[0] for fakes in second)
-    assert not torch.equal(first[0][0], second[0][0])
+    def roll(generator, ids, lengths, **options):
+        seen.append(ids)
+        return rolled(generator, ids, lengths, **options)
+
+    def draw(generator, *args, **options):
+        drawn.append(sample(generator, *args, **options))
+        return drawn[-1]
+
+    for name, function in (("discriminator_step", judge), ("rollout", roll), ("sample_ids", draw)):
+        monkeypatch.setattr(adversarial, name, function)
+    options = ["adversarial.d_steps=3", "adversarial.max_steps=2", "adversarial.d_pretrain_steps=0"]
+    options += ["adversarial.replay_batches=0", "adversarial.continuation=none"]
+    run.train(config(*options, "adversarial.share_fakes=true", "adversarial.accumulate=1"), tmp_path)
+    assert len(drawn) == 2
+    assert len(seen) == 8
+    for (ids, _), group in zip(drawn, (seen[:4], seen[4:]), strict=True):
+        assert all(torch.equal(ids[: len(x)], x) for x in group)
+    assert not torch.equal(seen[0], seen[4])
+
+
+@pytest.mark.parametrize("option", ["adversarial.replay_batches=2", "adversarial.estimator=soft"])
+def test_fakes_cannot_be_shared_with_old_or_soft_ones(option):
+    with pytest.raises(UserError, match="share_fakes=true"):
+        config(option, "adversarial.share_fakes=true")
 
 
 def spread(plan: BatchPlan) -> bool:

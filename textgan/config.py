@@ -156,7 +156,9 @@ class Adversarial(Section):
     batch_size: Positive = Field(64, description="real texts, and fakes, an update")
     accumulate: Positive = Field(1, description="micro-batches that a batch is split into, to save memory")
     d_steps: Positive = Field(1, description="discriminator updates before each generator update")
-    share_fakes: bool = Field(False, description="show all d_steps of an iteration the same fakes, drawn once")
+    share_fakes: bool = Field(
+        False, description="draw fakes once an iteration, for all its d_steps and for the generator's step"
+    )
     d_pretrain_steps: NotNegative = Field(100, description="discriminator updates before the first generator update")
     lr: Rate = Field(5e-5, description="learning rate of the generator")
     lr_d: Rate = Field(2e-4, description="learning rate of the discriminator (TTUR: larger than lr)")
@@ -203,8 +205,12 @@ class Adversarial(Section):
         problems = []
         if self.adv_ratio is not None and self.mle_weight == 0:
             problems.append("adv_ratio needs mle_weight above 0 (set adv_ratio: none to use adv_weight)")
-        if self.share_fakes and self.d_steps == 1:
-            problems.append("share_fakes=true has no effect at d_steps=1; raise d_steps or leave it away")
+        if self.share_fakes and self.replay_batches:
+            problems.append("share_fakes=true shows the fakes of this iteration alone; set replay_batches=0")
+        if self.share_fakes and self.estimator == "soft":
+            problems.append(
+                "share_fakes=true needs hard tokens; estimator=soft samples with soft ones, so leave it away"
+            )
         if self.adv_ratio is None and self.adv_weight == 0:
             problems.append("adv_weight=0 leaves no adversarial loss; raise it or drop the section")
         if self.tau_end > self.tau_start:

@@ -15,7 +15,7 @@ from textgan.config import Config
 from textgan.data.dataset import Batch, TokenDataset
 from textgan.ops.relaxation import gumbel_noise, soft
 from textgan.sampling.rollout import rollout, sample_ids
-from textgan.training.adversarial import discriminator_step, generator_step, set_rates, set_up
+from textgan.training.adversarial import discriminator_step, draw_fakes, generator_step, set_rates, set_up
 from textgan.training.ranks import Ranks
 
 READ = 256  # width of what reads the relaxed tokens in the race of a pass alone
@@ -23,7 +23,8 @@ READ = 256  # width of what reads the relaxed tokens in the race of a pass alone
 
 def races(device: str) -> Iterator[Race]:
     yield relaxed_pass(device)
-    yield iteration(device)
+    yield iteration(device, shared=False)
+    yield iteration(device, shared=True)
 
 
 def full_batch(device: str) -> Batch:
@@ -98,21 +99,23 @@ def players(device: str, **settings: object) -> tuple[SimpleNamespace, object, o
     return run, found, parent
 
 
-def iteration(device: str) -> Race:
+def iteration(device: str, shared: bool) -> Race:
     """One step of the critic and one of the generator by the adversarial gradient alone."""
-    run, both, parent = players(device, mle_weight=0.0, kl_weight=0.0, adv_ratio=None)
+    run, both, parent = players(device, mle_weight=0.0, kl_weight=0.0, adv_ratio=None, share_fakes=shared)
     step, batch = our_step(ours(device=device)), full_batch(device)
     done = {"count": 0}
 
     def one() -> None:
         k = done["count"]
-        discriminator_step(run, both, batch, ("d", k), k)
-        generator_step(run, both, parent, batch, 1.0, k, logged=False)
+        fakes = draw_fakes(run, both, BATCH, ("d", k)) if shared else None
+        discriminator_step(run, both, batch, ("d", k), k, fakes)
+        generator_step(run, both, parent, batch, 1.0, k, logged=False, fakes=fakes)
         done["count"] += 1
 
     return Race(
-        name="adversarial",
-        what="an adversarial iteration: a step of the critic, which has the generator's size, and one of the generator",
+        name="adversarial_shared" if shared else "adversarial",
+        what="an adversarial iteration: a step of the critic, which has the generator's size, and one of the generator"
+        + (", with the same fakes (share_fakes)" if shared else ""),
         ours=one,
         yardsticks={"a step of MLE": lambda: step(batch)},
         limits={"a step of MLE": 3.5},

@@ -95,7 +95,7 @@ def train_adversarial(
                     found = discriminator_step(run, players, real, ("d", k), k, fakes)
                 real = run.train.batch(plan.indices(done)).to(run.device)
                 logged = (step + 1) % config.log_every == 0 or step + 1 == end
-                found |= generator_step(run, players, parent, real, tau, done, logged)
+                found |= generator_step(run, players, parent, real, tau, done, logged, fakes)
             step += 1
             progress.advance()
 
@@ -251,11 +251,19 @@ def discriminator_step(
 
 
 def generator_step(
-    run: Experiment, players: Players, parent: Generator, real: Batch, tau: float, done: int, logged: bool = True
+    run: Experiment,
+    players: Players,
+    parent: Generator,
+    real: Batch,
+    tau: float,
+    done: int,
+    logged: bool = True,
+    fakes: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """One update of the generator: MLE (and KL) gradient plus the adversarial one; returns scalars to log.
 
-    What costs something and is only looked at is left out of a step that is not ``logged``.
+    What costs something and is only looked at is left out of a step that is not ``logged``. ``fakes`` are the texts of
+    the rollout, drawn from the generator as it is; None: fresh ones.
     """
     settings, seed = run.config.adversarial, run.config.seed
     generator = players.generator
@@ -285,7 +293,7 @@ def generator_step(
     anchor = [p.grad for p in generator.parameters()]
     players.optimizer.zero_grad()
 
-    found |= adversarial_gradient(run, players, real, tau, done, logged)
+    found |= adversarial_gradient(run, players, real, tau, done, logged, fakes)
     pushed = [p.grad for p in generator.parameters()]
     norm = grad_norm(pushed)
     found["grad_norm_adv"] = norm
@@ -306,7 +314,13 @@ def generator_step(
 
 
 def adversarial_gradient(
-    run: Experiment, players: Players, real: Batch, tau: float, done: int, logged: bool
+    run: Experiment,
+    players: Players,
+    real: Batch,
+    tau: float,
+    done: int,
+    logged: bool,
+    fakes: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Tensor]:
     """Back-propagate the generator's GAN loss through a rollout into its ``.grad``; returns scalars to log.
 
@@ -319,10 +333,12 @@ def adversarial_gradient(
     discriminator.requires_grad_(False)
     found = {"g_loss": 0.0, "fake_length": 0.0} | ({"entropy": 0.0} if logged else {})
     size = len(real.lengths)
-    for i, part in enumerate(split(real, settings.batch_size // settings.accumulate)):
+    micro = settings.batch_size // settings.accumulate
+    for i, part in enumerate(split(real, micro)):
         number = len(part.lengths)
         weight = number / size
-        fake = draw_rollout(run, generator, number, tau, (done, i))
+        given = fakes and tuple(run.ranks.own(x[i * micro : i * micro + number]) for x in fakes)
+        fake = draw_rollout(run, generator, number, tau, (done, i), given)
         own = share(part, run.ranks)
         with run.autocast():
             fake_score = gather_scores(discriminator(fake.tokens, fake.lengths), number, run.ranks)
@@ -337,14 +353,24 @@ def adversarial_gradient(
                 entropy = text_entropy(generator, fake.inputs, fake.lengths)
             found["entropy"] += weight * run.ranks.gather(entropy, number).sum() / lengths.sum()
         found["fake_length"] += weight * lengths.float().mean()
-        players.spent.tokens += lengths.sum()
+        if fakes is None:
+            players.spent.tokens += lengths.sum()
     run.ranks.add_up(generator)
     discriminator.requires_grad_(True)
     return found
 
 
-def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, name: tuple[object, ...]) -> Rollout:
-    """This rank's of ``size`` fresh texts, with relaxed tokens that carry gradient to the generator.
+def draw_rollout(
+    run: Experiment,
+    generator: Generator,
+    size: int,
+    tau: float,
+    name: tuple[object, ...],
+    given: tuple[Tensor, Tensor] | None,
+) -> Rollout:
+    """This rank's of ``size`` texts, with relaxed tokens that carry gradient to the generator.
+
+    ``given``: ids and lengths of this rank's, drawn from the generator as it is; None: fresh ones.
 
     Sampling and rollout stand in autocasts of their own: older torch keeps weights that were cast without
     gradient until the end of the context, and the rollout would have none (pytorch#112583).
@@ -361,7 +387,7 @@ def draw_rollout(run: Experiment, generator: Generator, size: int, tau: float, n
         with run.autocast():
             return rollout(generator, sample.ids, sample.lengths, **common, hops=settings.hops, sample=sample)
     with run.autocast():
-        ids, lengths = sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng, own=run.ranks.own)
+        ids, lengths = given or sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng, own=run.ranks.own)
     with run.autocast():
         return rollout(generator, ids, lengths, **common)
 

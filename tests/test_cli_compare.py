@@ -50,7 +50,8 @@ def folder(tmp_path):
     return folder
 
 
-def test_the_terminal_has_verdict_table_fronts_and_notes(paths):
+def test_the_terminal_has_verdict_table_fronts_and_notes(paths, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     shown = invoke(*paths).stdout
     lines = shown.splitlines()
     assert lines[0] == "mle (3 seeds), adversarial (3 seeds); split dev, 200 texts a point, baseline mle"

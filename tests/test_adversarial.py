@@ -12,7 +12,8 @@ from textgan.config import Config
 from textgan.data.dataset import TokenDataset
 from textgan.models.generator import Generator
 from textgan.sampling.rollout import rollout, sample_ids
-from textgan.training.adversarial import discriminator_step, generator_step, set_rates, set_up
+from textgan.training.adversarial_steps import discriminator_step, draw_fakes, draw_texts, generator_step
+from textgan.training.players import set_rates, set_up
 from textgan.training.ranks import Ranks
 from textgan.training.seeding import stream
 
@@ -77,12 +78,11 @@ def anchor(players, parent, batch, mle_weight, kl_weight):
     return ((mle_weight * nll + kl_weight * kl) * batch.mask).sum() / (8 * MEAN_LENGTH)
 
 
-def push(players, batch, done, tau):
-    """The GAN loss (rsgan) of six fakes, drawn four and two at a time."""
+def push(players, fakes, batch, done, tau):
+    """The GAN loss (rsgan) of the first six fakes, four and two at a time."""
     scores = []
-    for i, size in enumerate((4, 2)):
-        rng = stream("cpu", SEED, "rollout", done, i)
-        ids, lengths = sample_ids(players.generator, size, LENGTH, eos_id=0, rng=rng)
+    for i, part in enumerate((slice(0, 4), slice(4, 6))):
+        ids, lengths = (x[part] for x in fakes)
         noise = stream("cpu", SEED, "noise", done, i)
         options = {"eos_id": 0, "estimator": "straight_through", "tau": tau, "rng": noise}
         fake = rollout(players.generator, ids, lengths, **options)
@@ -98,13 +98,14 @@ def test_the_generator_step_adds_the_adversarial_gradient_to_the_anchor(ratio):
     run, players, parent, batch = setting(**options)
     players.generator.eval()
     first = gradient(anchor(players, parent, batch, 0.5, 2.0), players.generator)
-    pushing = push(players, batch, 5, 0.8)
+    _, fakes = draw_texts(run, players, 5)
+    pushing = push(players, fakes, batch, 5, 0.8)
     second = gradient(pushing, players.generator)
     scale = 0.7 if ratio is None else ratio * first.norm() / second.norm()
     before = {name: copy_of(net) for name, net in (("parent", parent), ("discriminator", players.discriminator))}
     averaged = copy_of(players.average.module)
 
-    found = generator_step(run, players, parent, batch, 0.8, 5)
+    found = generator_step(run, players, parent, batch, fakes, 0.8, 5)
 
     torch.testing.assert_close(left_behind(players.generator), first + scale * second, atol=1e-5, rtol=1e-4)
     assert float(found["grad_norm"]) == pytest.approx((first + scale * second).norm().item(), rel=1e-4)
@@ -123,8 +124,9 @@ def test_the_generator_step_adds_the_adversarial_gradient_to_the_anchor(ratio):
 def test_without_an_anchor_the_adversarial_gradient_stands_alone():
     run, players, parent, batch = setting(dropout=0.5, adv_ratio=None, adv_weight=0.7, mle_weight=0.0)
     players.generator.eval()
-    expected = 0.7 * gradient(push(players, batch, 0, 1.0), players.generator)
-    found = generator_step(run, players, parent, batch, 1.0, 0)
+    _, fakes = draw_texts(run, players, 0)
+    expected = 0.7 * gradient(push(players, fakes, batch, 0, 1.0), players.generator)
+    found = generator_step(run, players, parent, batch, fakes, 1.0, 0)
     torch.testing.assert_close(left_behind(players.generator), expected, atol=1e-5, rtol=1e-4)
     assert not {"mle_loss", "kl_parent", "grad_norm_mle", "grad_cosine"} & set(found)
 
@@ -133,18 +135,20 @@ def test_dropout_is_on_in_the_mle_term_alone():
     run, players, parent, batch = setting(dropout=0.5)
     players.generator.eval()
     without = anchor(players, parent, batch, 1.0, 0.0).item()
-    pushed = gradient(push(players, batch, 0, 1.0), players.generator).norm().item()
-    found = generator_step(run, players, parent, batch, 1.0, 0)
+    _, fakes = draw_texts(run, players, 0)
+    pushed = gradient(push(players, fakes, batch, 0, 1.0), players.generator).norm().item()
+    found = generator_step(run, players, parent, batch, fakes, 1.0, 0)
     assert float(found["mle_loss"]) != pytest.approx(without, rel=1e-3)
     assert float(found["grad_norm_adv"]) == pytest.approx(pushed, rel=1e-4)
 
 
 def test_gradients_are_clipped_after_they_are_added():
     run, players, parent, batch = setting(grad_clip=0.01)
-    found = generator_step(run, players, parent, batch, 1.0, 0)
+    (judged,), fakes = draw_texts(run, players, 0)
+    found = generator_step(run, players, parent, batch, fakes, 1.0, 0)
     assert left_behind(players.generator).norm().item() == pytest.approx(0.01, rel=1e-3)
     assert found["grad_norm"] > 0.01
-    found = discriminator_step(run, players, batch, ("d", 0), 0)
+    found = discriminator_step(run, players, batch, judged, ("d", 0), 0)
     assert left_behind(players.discriminator).norm().item() == pytest.approx(0.01, rel=1e-3)
     assert found["grad_norm_d"] > 0.01
 
@@ -153,8 +157,8 @@ def test_gradients_are_clipped_after_they_are_added():
 def test_the_discriminator_step_pairs_real_texts_with_the_generators_fakes(count):
     run, players, _, batch = setting(dropout=0.5, r1=3.0, penalty_every=2)
     critic = players.discriminator
-    rng = stream("cpu", SEED, "fakes", "d", count)
-    ids, lengths = sample_ids(players.generator.eval(), len(ROWS), LENGTH, eos_id=0, rng=rng)
+    (judged,), _ = draw_fakes(run, players, 1, ("d", count))
+    ids, lengths = (x[: len(ROWS)] for x in judged)
     real, fake = (critic(*texts).sequence for texts in ((batch.targets, batch.lengths), (ids, lengths)))
     loss = F.softplus(fake - real).mean()
     total = loss
@@ -166,15 +170,54 @@ def test_the_discriminator_step_pairs_real_texts_with_the_generators_fakes(count
     expected = gradient(total, critic)
     above = (real[:4, None] > fake[:4]).float().mean() * 4 / 6 + (real[4:, None] > fake[4:]).float().mean() * 2 / 6
     generator = copy_of(players.generator)
-    players.generator.train()  # fakes are drawn without dropout all the same
 
-    found = discriminator_step(run, players, batch, ("d", count), count)
+    found = discriminator_step(run, players, batch, judged, ("d", count), count)
 
     torch.testing.assert_close(left_behind(critic), expected, atol=1e-5, rtol=1e-4)
     assert float(found["d_loss"]) == pytest.approx(loss.item(), rel=1e-5)
     assert float(found["d_acc"]) == pytest.approx(above.item())
     assert float(found["d_gap"]) == pytest.approx((real - fake).mean().item(), rel=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(generator, players.generator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("d_steps, replay_batches", [(1, 0), (3, 0), (3, 2)])
+def test_texts_of_an_iteration_are_sampled_together_for_each_step_anew(d_steps, replay_batches):
+    """By the generator without dropout; of the critic's, but for the very first, half are old where some are kept."""
+    run, players, _, _ = setting(dropout=0.5, d_steps=d_steps, replay_batches=replay_batches, replay_share=0.5)
+    fresh = [8, *[4 if replay_batches else 8] * (d_steps - 1)]
+    players.generator.eval()
+    rng, drawn = stream("cpu", SEED, "fakes", "d", 7), []
+    for number in (-(-(sum(fresh) + 8) // 2), (sum(fresh) + 8) // 2):  # accumulate: 2
+        ids, lengths = sample_ids(players.generator, number, LENGTH, eos_id=0, rng=rng)
+        drawn += [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
+    players.generator.train()
+
+    judged, own = draw_texts(run, players, 7)
+
+    found = [[row[:n].tolist() for row, n in zip(*texts, strict=True)] for texts in (*judged, own)]
+    assert [len(texts) for texts in found] == [8] * (d_steps + 1)
+    assert players.spent.tokens == sum(map(len, drawn))
+    seen = []
+    for texts, number in zip(found, (*fresh, 8), strict=True):
+        assert texts[:number] == drawn[:number]
+        assert all(text in seen for text in texts[number:])
+        seen, drawn = seen + texts, drawn[number:]
+
+
+def test_estimators_that_read_relaxed_vectors_back_sample_for_themselves():
+    run, players, _, _ = setting(estimator="soft", d_steps=2)
+    judged, own = draw_texts(run, players, 0)
+    assert [len(lengths) for _, lengths in judged] == [8, 8]
+    assert own is None
+
+
+def test_losses_that_are_not_relativistic_do_not_judge_real_texts_again():
+    run, players, parent, batch = setting(loss="hinge", adv_ratio=None, mle_weight=0.0)
+    _, fakes = draw_texts(run, players, 0)
+    seen = []
+    players.discriminator.register_forward_pre_hook(lambda critic, args: seen.append(args[0].shape[0]))
+    generator_step(run, players, parent, batch, fakes, 1.0, 0)
+    assert seen == [4, 2]
 
 
 def test_rates_warm_up_over_the_phase_for_each_player():

@@ -10,7 +10,7 @@ from tests.kills import Killed
 from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
-from textgan.training import adversarial, continuation, cost, run
+from textgan.training import adversarial, adversarial_steps, continuation, cost, run
 from textgan.training.checkpoint import arms, check_checkpoint, load_state, load_weights, read_pointer
 from textgan.training.experiment import Experiment
 from textgan.training.progress import Progress
@@ -63,7 +63,7 @@ def test_it_is_the_adversarial_phase_without_the_adversarial_gradient(few, tmp_p
 
 def test_tokens_are_those_learned_from_and_those_sampled(few, tmp_path, monkeypatch):
     counted = []
-    sample, loss = adversarial.sample_ids, adversarial.mle_loss
+    sample, loss = adversarial_steps.sample_ids, adversarial_steps.mle_loss
 
     def sampling(*args, **kwargs):
         ids, lengths = sample(*args, **kwargs)
@@ -74,12 +74,12 @@ def test_tokens_are_those_learned_from_and_those_sampled(few, tmp_path, monkeypa
         counted.append(int(batch.lengths.sum()))
         return loss(generator, batch, tokens)
 
-    monkeypatch.setattr(adversarial, "sample_ids", sampling)
-    monkeypatch.setattr(adversarial, "mle_loss", learning)
+    monkeypatch.setattr(adversarial_steps, "sample_ids", sampling)
+    monkeypatch.setattr(adversarial_steps, "mle_loss", learning)
     settings = [*few, "adversarial.continuation=tokens", "adversarial.d_steps=2", "adversarial.accumulate=2"]
     settings += ["adversarial.kl_weight=0.1"]  # reads the same texts again: counted once
     found = train(settings, tmp_path / "run")["continued"]
-    assert len(counted) == 1 + 3 * (2 + 2 + 2)  # pretraining; fakes twice; two halves of rollout and of real texts
+    assert len(counted) == 2 + 3 * (2 + 2)  # two halves: pretraining; three times fakes of all steps, and real texts
     budget = found["budget"]
     assert budget["tokens"] == sum(counted) == load_state(tmp_path / "run/checkpoints/adversarial")["spent"]["tokens"]
     lengths = learned_lengths(settings)

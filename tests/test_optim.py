@@ -85,9 +85,9 @@ def test_streams_depend_on_every_part_and_on_nothing_else():
 def test_replay_fills_up_with_old_fakes_and_forgets_the_oldest():
     replay = Replay(capacity=2, share=0.5)
     rng = torch.Generator().manual_seed(0)
-    assert replay.fresh(4) == 4
+    assert replay.fresh(4, 3) == [4, 2, 2]
     for value in (1, 2, 3):
-        n = replay.fresh(4)
+        (n,) = replay.fresh(4, 1)
         fresh = torch.full((n, value), value)
         ids, lengths = replay.mix(fresh, torch.full((n,), value), 4, eos_id=0, rng=rng)
         assert ids.shape[0] == lengths.shape[0] == 4
@@ -96,7 +96,7 @@ def test_replay_fills_up_with_old_fakes_and_forgets_the_oldest():
             assert length < value  # an older batch
             assert (row[:length] == length).all()
             assert (row[length:] == 0).all()
-    assert replay.fresh(4) == 2
+    assert replay.fresh(4, 2) == [2, 2]
     assert [int(lengths[0]) for _, lengths in replay.batches] == [2, 3]
 
     copy = Replay(capacity=2, share=0.5)
@@ -108,7 +108,7 @@ def test_replay_fills_up_with_old_fakes_and_forgets_the_oldest():
 def test_replay_without_capacity_keeps_nothing():
     replay = Replay(capacity=0, share=0.5)
     ids, _ = replay.mix(torch.ones(4, 2, dtype=torch.long), torch.full((4,), 2), 4, eos_id=0, rng=torch.Generator())
-    assert replay.fresh(4) == 4
+    assert replay.fresh(4, 2) == [4, 4]
     assert not replay.batches
     assert ids.shape == (4, 2)
 

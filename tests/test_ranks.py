@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.test_adversarial import left_behind, setting
 from textgan.errors import UserError
-from textgan.training.adversarial import discriminator_step, generator_step
+from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
 from textgan.training.ranks import Ranks, joined
 
 ROOT = Path(__file__).parents[1]
@@ -129,9 +129,10 @@ def _adversarial_step(ranks, settings):
     """What a step of each player logs, and the gradients that it leaves behind, from the same weights and texts."""
     run, players, parent, batch = setting(**settings)
     run.ranks = ranks
-    found = discriminator_step(run, players, batch, ("d", 0), 0)
+    (judged,), own = draw_texts(run, players, 0)
+    found = discriminator_step(run, players, batch, judged, ("d", 0), 0)
     gradients = [left_behind(players.discriminator)]  # before the generator's step goes through it
-    found |= generator_step(run, players, parent, batch, 0.8, 0)
+    found |= generator_step(run, players, parent, batch, own, 0.8, 0)
     gradients.append(left_behind(players.generator))
     found = {name: torch.as_tensor(value).double() for name, value in found.items()}
     return found | {"d": gradients[0], "g": gradients[1]}

@@ -13,7 +13,7 @@ from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
-from textgan.training import adversarial, mle, run, seeding
+from textgan.training import adversarial, adversarial_steps, mle, run, seeding
 from textgan.training.checkpoint import POINTERS, arms, find_checkpoint, load_for_sampling
 from textgan.training.critic import load_critic
 from textgan.training.evaluation import Evaluator
@@ -279,7 +279,7 @@ def test_each_player_is_moved_by_its_own_step_only(whole, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("phase, log_every", [("mle", 1), ("mle", 100), ("adversarial", 100)])
 def test_divergence_stops_with_the_evidence_and_the_way_back(tmp_path, monkeypatch, phase, log_every):
-    module, name = {"mle": (mle, "mle_loss"), "adversarial": (adversarial, "gan_loss")}[phase]
+    module, name = {"mle": (mle, "mle_loss"), "adversarial": (adversarial_steps, "gan_loss")}[phase]
     real, calls = getattr(module, name), []
 
     def broken(*args, **kwargs):
@@ -342,23 +342,24 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
 def test_shared_fakes_are_drawn_once_an_iteration(tmp_path, monkeypatch):
     """For every step of the critic and for the generator's, from the generator as it is then."""
     seen, drawn = [], []
-    step, rolled, sample = adversarial.discriminator_step, adversarial.rollout, adversarial.sample_ids
+    judge, roll, sample = adversarial.discriminator_step, adversarial_steps.rollout, adversarial_steps.sample_ids
 
-    def judge(run, players, real, name, count, fakes=None):
+    def judging(run, players, real, fakes, name, count):
         if name[0] == "d":
             seen.append(fakes[0])
-        return step(run, players, real, name, count, fakes)
+        return judge(run, players, real, fakes, name, count)
 
-    def roll(generator, ids, lengths, **options):
+    def rolling(generator, ids, lengths, **options):
         seen.append(ids)
-        return rolled(generator, ids, lengths, **options)
+        return roll(generator, ids, lengths, **options)
 
-    def draw(generator, *args, **options):
+    def drawing(generator, *args, **options):
         drawn.append(sample(generator, *args, **options))
         return drawn[-1]
 
-    for name, function in (("discriminator_step", judge), ("rollout", roll), ("sample_ids", draw)):
-        monkeypatch.setattr(adversarial, name, function)
+    monkeypatch.setattr(adversarial, "discriminator_step", judging)
+    monkeypatch.setattr(adversarial_steps, "rollout", rolling)
+    monkeypatch.setattr(adversarial_steps, "sample_ids", drawing)
     options = ["adversarial.d_steps=3", "adversarial.max_steps=2", "adversarial.d_pretrain_steps=0"]
     options += ["adversarial.replay_batches=0", "adversarial.continuation=none"]
     run.train(config(*options, "adversarial.share_fakes=true", "adversarial.accumulate=1"), tmp_path)

@@ -15,7 +15,8 @@ from textgan.config import Config
 from textgan.data.dataset import Batch, TokenDataset
 from textgan.ops.relaxation import gumbel_noise, soft
 from textgan.sampling.rollout import rollout, sample_ids
-from textgan.training.adversarial import discriminator_step, draw_fakes, generator_step, set_rates, set_up
+from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
+from textgan.training.players import set_rates, set_up
 from textgan.training.ranks import Ranks
 
 READ = 256  # width of what reads the relaxed tokens in the race of a pass alone
@@ -107,9 +108,9 @@ def iteration(device: str, shared: bool) -> Race:
 
     def one() -> None:
         k = done["count"]
-        fakes = draw_fakes(run, both, BATCH, ("d", k)) if shared else None
-        discriminator_step(run, both, batch, ("d", k), k, fakes)
-        generator_step(run, both, parent, batch, 1.0, k, logged=False, fakes=fakes)
+        (judged,), own = draw_texts(run, both, k)
+        discriminator_step(run, both, batch, judged, ("d", k), k)
+        generator_step(run, both, parent, batch, own, 1.0, k, logged=False)
         done["count"] += 1
 
     return Race(

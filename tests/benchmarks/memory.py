@@ -45,7 +45,7 @@ def _work(name: str) -> dict:
     from tests.benchmarks.adversarial import full_batch, players
     from tests.benchmarks.mle import our_step
     from tests.benchmarks.models import ours
-    from textgan.training.adversarial import discriminator_step, generator_step
+    from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
 
     torch.set_flush_denormal(True)
     batch = full_batch("cpu")
@@ -58,8 +58,9 @@ def _work(name: str) -> dict:
         if name == "mle":
             step(batch)
         elif name == "adversarial":
-            discriminator_step(run, both, batch, ("d", k), k)
-            generator_step(run, both, parent, batch, 1.0, k, logged=False)
+            (judged,), own = draw_texts(run, both, k)
+            discriminator_step(run, both, batch, judged, ("d", k), k)
+            generator_step(run, both, parent, batch, own, 1.0, k, logged=False)
     return {"peak": _peak(), "grown": _peak() - before}
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 class GanLoss(NamedTuple):
     """Two functions (real scores, fake scores) -> scalar to minimise.
 
-    Only the relativistic generator losses look at the real scores; the others take None for them.
+    Only a relativistic generator loss looks at the real scores; the others take None for them.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor | None, Tensor], Tensor]
+    relativistic: bool = False
 
 
 def _pairs(real: Tensor, fake: Tensor) -> Tensor:
@@ -80,8 +81,8 @@ GAN_LOSSES = {
     "hinge": GanLoss(_hinge_d, _minus_mean_g),
     "least_squares": GanLoss(_least_squares_d, _least_squares_g),
     "wasserstein": GanLoss(_wasserstein_d, _minus_mean_g),
-    "rsgan": GanLoss(_rsgan_d, _rsgan_g),
-    "ragan": GanLoss(_ragan_d, _ragan_g),
+    "rsgan": GanLoss(_rsgan_d, _rsgan_g, relativistic=True),
+    "ragan": GanLoss(_ragan_d, _ragan_g, relativistic=True),
 }
 
 

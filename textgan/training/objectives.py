@@ -50,16 +50,17 @@ def gan_loss(
 ) -> Tensor:
     """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
 
-    ``real`` and ``fake`` are critiques (scores of texts and tokens) of as many texts.
+    ``real`` and ``fake`` are critiques (scores of texts and tokens) of as many texts; ``real`` may be None where the
+    generator's loss does not look at it.
     """
     loss = getattr(GAN_LOSSES[settings.loss], side)
-    total = loss(real.sequence.float(), fake.sequence.float())
+    total = loss(real and real.sequence.float(), fake.sequence.float())
     if settings.token_weight:
         limits = (real_lengths, fake_lengths)
         if settings.loss == "rsgan":  # pairs scores position by position, so both texts must reach there
             limits = (torch.minimum(*limits),) * 2
         tokens = [
-            scores.tokens[_real_columns(limit, scores.tokens.shape[1])].float()
+            scores and scores.tokens[_real_columns(limit, scores.tokens.shape[1])].float()
             for scores, limit in zip((real, fake), limits, strict=True)
         ]
         total = total + settings.token_weight * loss(*tokens)

@@ -14,9 +14,10 @@ class Replay:
         self.batches: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
         self.share = share if capacity else 0.0
 
-    def fresh(self, batch_size: int) -> int:
-        """How many texts of a batch must be sampled anew (all, while the store is empty)."""
-        return batch_size - int(self.share * batch_size) if self.batches else batch_size
+    def fresh(self, batch_size: int, batches: int) -> list[int]:
+        """How many texts of each of the next ``batches`` must be sampled anew (all, while the store is empty)."""
+        first = 0 if self.batches else 1
+        return [batch_size - (int(self.share * batch_size) if k >= first else 0) for k in range(batches)]
 
     def mix(
         self, ids: Tensor, lengths: Tensor, batch_size: int, *, eos_id: int, rng: torch.Generator

@@ -1,0 +1,73 @@
+"""Who plays the adversarial game: both networks with what trains them, from the start of the phase or after a kill."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from textgan.config import Adversarial
+from textgan.models.generator import Generator
+from textgan.training.cost import Spent
+from textgan.training.critic import build_discriminator
+from textgan.training.experiment import Experiment, Selection
+from textgan.training.optim import WeightAverage, adamw, lr_at, set_lr
+from textgan.training.replay import Replay
+from textgan.training.seeding import seed_dropout
+
+
+@dataclass
+class Players:
+    """Everything that the phase trains, and what it needs to go on after a kill."""
+
+    generator: Generator
+    average: WeightAverage
+    discriminator: nn.Module
+    optimizer: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    replay: Replay
+    selection: Selection
+    spent: Spent
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in vars(self).items():
+            if name in state:  # checkpoints from before costs were counted can be gone on with
+                part.load_state_dict(state[name])
+
+
+def set_up(run: Experiment, parent: Generator) -> Players:
+    """Generator (a copy of the parent), critic, optimisers and stores at their start."""
+    config, settings = run.config, run.config.adversarial
+    generator = copy.deepcopy(parent).requires_grad_(True)
+    seed_dropout(config.seed, "init-d")
+    discriminator = build_discriminator(config, run.tokenizer.vocab_size).to(run.device)
+    return Players(
+        generator=generator,
+        average=WeightAverage(generator, settings.ema),
+        discriminator=discriminator,
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
+        optimizer_d=adamw(discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d),
+        replay=Replay(settings.replay_batches, settings.replay_share),
+        selection=Selection(settings.patience),
+        spent=Spent(settings.continuation == "seconds", run.device),
+    )
+
+
+def set_rates(players: Players, settings: Adversarial, done: int) -> dict[str, float]:
+    """Set both learning rates for the phase's update ``done``; returns them under their tags."""
+    shape = {
+        "total_steps": settings.max_steps,
+        "warmup_steps": settings.warmup_steps,
+        "final_ratio": settings.final_lr_ratio,
+    }
+    rates = {
+        "schedule/lr": lr_at(done, peak=settings.lr, **shape),
+        "schedule/lr_d": lr_at(done, peak=settings.lr_d, **shape),
+    }
+    set_lr(players.optimizer, rates["schedule/lr"])
+    set_lr(players.optimizer_d, rates["schedule/lr_d"])
+    return rates

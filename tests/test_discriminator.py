@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from textgan.models.discriminator import DISCRIMINATORS, CNNCritic, TransformerCritic
+from textgan.models.transformer import differentiable_twice
 
 V, BLOCK = 19, 9
 LENGTHS = torch.tensor([9, 4, 1, 2])
@@ -123,6 +124,7 @@ def test_transformer_looks_both_ways_and_pooling_starts_as_the_mean():
 
 
 @kinds
+@differentiable_twice()
 def test_second_derivatives_exist_and_are_right(kind):
     c = critic(kind).double()
     tokens, lengths = ids(2, 4), torch.tensor([4, 2])

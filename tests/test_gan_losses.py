@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from textgan.models.discriminator import DISCRIMINATORS, CNNCritic, TransformerCritic
+from textgan.models.transformer import differentiable_twice
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 
 # sigmoid(log 3) = 3/4, sigmoid(-log 3) = 1/4, sigmoid(0) = 1/2
@@ -133,6 +134,7 @@ def test_gradient_penalty_survives_a_critic_that_says_nothing():
 
 @pytest.mark.parametrize("kind", sorted(DISCRIMINATORS))
 @pytest.mark.parametrize("penalty", ["r1", "gp"])
+@differentiable_twice()
 def test_penalties_train_the_critics_and_respect_lengths(kind, penalty):
     torch.manual_seed(0)
     c = TransformerCritic(11, 6, 1, 2, 8, 0.0) if kind == "transformer" else CNNCritic(11, 6, 8, 2, 4)

@@ -14,7 +14,7 @@ from textgan.models.generator import Generator
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import adamw, clip_gradients, set_lr
 
-CAPTIONS = 64 * 40
+CAPTIONS = 10_000  # all of Image COCO
 STEPS = 5  # batches of captions in a call
 
 
@@ -84,7 +84,7 @@ def captions(device: str) -> Race:
     """Batches by length and losses of real positions, against rows padded to the longest of all."""
     corpus, texts, _ = load(CAPTIONS)
     ids: dict[str, int] = {}
-    rows = [[0, *(ids.setdefault(word, len(ids) % (VOCAB - 1) + 1) for word in row[: LENGTH - 1]), 0] for row in texts]
+    rows = [[0, *(ids.setdefault(word, len(ids) % (VOCAB - 1) + 1) for word in row), 0] for row in texts]
     offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
     data = TokenDataset(torch.tensor([token for row in rows for token in row]), offsets, 0)
     plan, shuffled = (BatchPlan(data.lengths, BATCH, 0, by_length=by_length) for by_length in (True, False))

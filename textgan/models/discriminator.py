@@ -1,7 +1,8 @@
 """Critics: networks that score how real a text looks. They read token ids or probability vectors.
 
 Both ignore strictly what follows a text's end: neither values nor gradients reach past `lengths`.
-Both are differentiable twice with respect to the embeddings, as gradient penalties need.
+Within `textgan.models.transformer.differentiable_twice` both are, with respect to the embeddings: gradient penalties
+need it.
 """
 
 from typing import NamedTuple
@@ -77,7 +78,7 @@ class TransformerCritic(_Critic):
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.drop = Dropout(dropout)
-        self.h = nn.ModuleList(Block(n_embd, n_head, dropout, twice=True) for _ in range(n_layer))
+        self.h = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.query = nn.Parameter(torch.zeros(n_embd))
         self.sequence_head = nn.Linear(n_embd, 1)

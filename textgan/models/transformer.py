@@ -4,9 +4,12 @@ The generator calls the blocks causally, the critics both ways. Names and layout
 move by a rename and a transpose.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from textgan.ops.packed_linear import Linear
 from textgan.ops.relaxed_tokens import RelaxedTokens
@@ -73,7 +76,6 @@ def attend(
     mask: Tensor | None,
     causal: bool,
     dropout_p: float = 0.0,
-    twice: bool = False,
 ) -> Tensor:
     """Softmax attention (B, H, Tq, d) of queries (B, H, Tq, d) over keys and values (B, H, Tk, d).
 
@@ -81,9 +83,8 @@ def attend(
         mask: True where a query may look at a key, broadcastable to (B, H, Tq, Tk); or None.
         causal: look only at keys up to the query's own column; needs Tq == Tk and no mask.
         dropout_p: share of the attention weights dropped.
-        twice: the result must be differentiable twice (gradient penalties), which fused kernels are not.
     """
-    if not twice and (dropout_p == 0.0 or q.is_cuda):
+    if dropout_p == 0.0 or q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout_p)
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(-2, -1)
     if causal:
@@ -92,6 +93,11 @@ def attend(
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = torch.softmax(scores, dim=-1)
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
+
+
+def differentiable_twice() -> AbstractContextManager:
+    """Within, :func:`attend` makes what can be differentiated twice (gradient penalties); fused kernels cannot."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 # A key and a value (B, H, 1, d) that stand before the first column of an attention layer.
@@ -136,9 +142,9 @@ def split_heads(x: Tensor) -> tuple[Tensor, ...]:
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float, twice: bool):
+    def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
-        self.n_head, self.dropout, self.twice = n_head, dropout, twice
+        self.n_head, self.dropout = n_head, dropout
         self.c_attn = Linear(n_embd, 3 * n_embd)
         self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
@@ -161,7 +167,7 @@ class Attention(nn.Module):
         elif memory is not None:
             k, v = (torch.cat([m.to(x.dtype), x], dim=2) for m, x in zip(memory, (k, v), strict=True))
         dropout_p = self.dropout if self.training else 0.0
-        y = attend(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p, twice=self.twice)
+        y = attend(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, D)))
 
 
@@ -181,10 +187,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-LN Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float, *, twice: bool = False):
+    def __init__(self, n_embd: int, n_head: int, dropout: float):
         super().__init__()
         self.ln_1 = nn.LayerNorm(n_embd)
-        self.attn = Attention(n_embd, n_head, dropout, twice)
+        self.attn = Attention(n_embd, n_head, dropout)
         self.ln_2 = nn.LayerNorm(n_embd)
         self.mlp = MLP(n_embd, dropout)
 

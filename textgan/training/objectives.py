@@ -10,6 +10,7 @@ from textgan.config import Adversarial
 from textgan.data.dataset import Batch
 from textgan.models.discriminator import Critique
 from textgan.models.generator import Generator
+from textgan.models.transformer import differentiable_twice
 from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
 from textgan.ops.linear_cross_entropy import linear_entropy
@@ -67,6 +68,7 @@ def gan_loss(
     return total
 
 
+@differentiable_twice()
 def critic_penalty(
     settings: Adversarial,
     discriminator: nn.Module,

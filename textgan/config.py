@@ -270,6 +270,11 @@ class Config(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast of the networks; losses and noise stay float32"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile of Transformer blocks, but not while sampling: for GPUs and wide networks (a small "
+        "one on a CPU gains nothing); a resumed run may then differ in the last bits",
+    )
     threads: NotNegative = Field(0, description="CPU threads; 0: all cores. A resumed run needs the same number")
     log_every: Positive = Field(20, description="steps between two records of the training losses")
     data: Data = Data()

@@ -211,7 +211,9 @@ class Generator(nn.Module):
                 x = self.drop(x)
             layer = None if cache is None else cache.layers[i]
             extra = memory[i] if memory and cache is None else None
-            x = block(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
+            # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
+            call = block if cache is None else block.forward
+            x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end
         return self.ln_f(x)

@@ -18,3 +18,23 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but torch sees no CUDA device here; take auto or cpu")
     return torch.device(name)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has arithmetic of its own for bfloat16; without, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def check_compiler() -> None:
+    """UserError where torch.compile finds no C++ compiler, which it needs on a GPU too."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        raise UserError(
+            "compile=true needs a C++ compiler, and none is found; install g++, or set compile=false"
+        ) from None

@@ -12,6 +12,7 @@ from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
 from textgan.models.latent_gan import LatentMapper
 from textgan.models.lstm import LSTMGenerator
+from textgan.models.transformer import Block
 from textgan.models.vae import TextVAE
 
 VAE_PHASES = ("vae", "latent_gan")  # their checkpoints hold a whole VAE
@@ -59,6 +60,14 @@ def build_latent_mapper(config: Config) -> LatentMapper:
     """A fresh generator of latents of the config's shape."""
     shape = config.latent_gan
     return LatentMapper(config.vae.z_size, shape.noise_size, shape.n_layer, shape.n_hidden)
+
+
+def compile_blocks(config: Config, model: nn.Module) -> None:
+    """Compile the Transformer blocks of ``model`` at their first use where the config asks for it; in place."""
+    if config.compile:
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=True)  # batches are as wide as their longest text
 
 
 def fill(generator: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.generator import Generator
+from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
@@ -146,9 +147,11 @@ def set_up(run: Experiment, parent: Generator) -> tuple[Learner, BatchPlan]:
     """A copy of the parent with a fresh optimiser, and the batches that the adversarial phase learned from."""
     settings = run.config.adversarial
     generator = copy.deepcopy(parent).requires_grad_(True)
+    average = WeightAverage(generator, settings.ema)
+    compile_blocks(run.config, generator)
     learner = Learner(
         generator=generator,
-        average=WeightAverage(generator, settings.ema),
+        average=average,
         optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
         selection=Selection(settings.patience),
     )

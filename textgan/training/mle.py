@@ -8,7 +8,7 @@ from typing import Any
 
 from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
-from textgan.training.building import build_generator, fill
+from textgan.training.building import build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
@@ -24,6 +24,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     seed_dropout(config.seed, "init")
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
     average = WeightAverage(generator, settings.ema)
+    compile_blocks(config, generator)
     optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay)
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "mle"))
     tokens = settings.batch_size * run.train.lengths.double().mean().item()

@@ -9,6 +9,7 @@ from torch import nn
 
 from textgan.config import Adversarial
 from textgan.models.generator import Generator
+from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent
 from textgan.training.critic import build_discriminator
 from textgan.training.experiment import Experiment, Selection
@@ -45,9 +46,13 @@ def set_up(run: Experiment, parent: Generator) -> Players:
     generator = copy.deepcopy(parent).requires_grad_(True)
     seed_dropout(config.seed, "init-d")
     discriminator = build_discriminator(config, run.tokenizer.vocab_size).to(run.device)
+    average = WeightAverage(generator, settings.ema)
+    compile_blocks(config, generator)
+    if not (settings.r1 or settings.r2 or settings.gradient_penalty):  # which differentiate twice
+        compile_blocks(config, discriminator)
     return Players(
         generator=generator,
-        average=WeightAverage(generator, settings.ema),
+        average=average,
         discriminator=discriminator,
         optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
         optimizer_d=adamw(discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d),

@@ -22,7 +22,7 @@ from textgan.data.corpus import Corpus
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
-from textgan.ops.devices import pick_device
+from textgan.ops.devices import check_compiler, has_bfloat16, pick_device
 from textgan.training.adversarial import train_adversarial
 from textgan.training.building import build_generator, build_model, build_vae, fill
 from textgan.training.checkpoint import (
@@ -68,6 +68,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     torch.set_flush_denormal(True)  # denormals in AdamW's moments cost CPUs a factor of four
     ranks = ranks or Ranks()
     check_ranks(config, ranks)
+    if config.compile:
+        check_compiler()
     ranks.first_does(lambda: check_folder(config, folder, resume=resume))
     last = ranks.first_does(lambda: resume_point(folder)) if resume else None
     if last and (folder / "results.json").is_file():
@@ -82,6 +84,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
         check_same_data(last, corpus)
     check_rows(config, splits)
     evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
+    say(how_it_computes(config, device))
     if not last:  # nothing is written before everything is known to be sound
         ranks.first_does(lambda: start_folder(config, folder, tokenizer))
     resumed_at = None
@@ -117,6 +120,15 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
         finally:
             logger.close(status)
         return ranks.first_does(lambda: write_results(run))  # the last thing written: it says that the run is finished
+
+
+def how_it_computes(config: Config, device: torch.device) -> str:
+    """One line on where and in what arithmetic, with what stands in the way of speed."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    line = f"computing on {where} in {config.precision}{', blocks compiled' if config.compile else ''}"
+    if config.precision == "bfloat16" and not has_bfloat16(device):
+        line += "; this device has no arithmetic for bfloat16: precision=float32 is faster here"
+    return line
 
 
 def default_folder(name: str, *, resume: bool) -> Path:

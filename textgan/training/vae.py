@@ -16,7 +16,7 @@ from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, kl_weight_at, kl_weight_settles, word_dropout
 from textgan.training.aggregate import AggregateTerm, build_aggregate_term
 from textgan.training.aggressive import Aggressive, catch_up
-from textgan.training.building import build_vae, fill, fill_decoder
+from textgan.training.building import build_vae, compile_blocks, fill, fill_decoder
 from textgan.training.checkpoint import find_checkpoint, load_weights, read_pointer
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
@@ -132,9 +132,11 @@ def set_up(run: Experiment) -> Learner:
         device=run.device,
         lr=settings.aggregate_lr,
     )
+    average = WeightAverage(vae, settings.ema)
+    compile_blocks(config, vae)
     return Learner(
         vae=vae,
-        average=WeightAverage(vae, settings.ema),
+        average=average,
         optimizer=adamw(vae, betas=settings.betas, weight_decay=settings.weight_decay),
         selection=Selection(settings.patience),
         aggressive=Aggressive(settings.aggressive),

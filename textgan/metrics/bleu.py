@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from textgan.ops.ngrams import NgramCounts, NgramLookup, NgramTable, Ragged, count_ngrams, ngram_table
+from textgan.ops.ngrams import NgramCounts, NgramLookup, NgramTable, Ragged, count_ngrams, ngram_table, pick, places
 
 EPSILON = 0.1  # method1's stand-in for a count of zero
 
@@ -74,9 +74,9 @@ def self_bleu_scores(texts: Ragged, max_n: int = 5) -> Tensor:
 def reference_matches(counts: NgramCounts, ids: Tensor, table: NgramTable) -> Tensor:
     """Clipped matches of each text with the references, (N,); ``ids``: its lookup in ``table``."""
     most = torch.zeros_like(ids)
-    found = (ids >= 0).nonzero().squeeze(1)
-    most[found] = table.most[counts.n - 1][ids[found]]
-    return counts.per_text(torch.minimum(counts.count, most[counts.gram]))
+    found = places(ids >= 0)
+    most.scatter_(0, found, pick(table.most[counts.n - 1], pick(ids, found)))
+    return counts.per_text(torch.minimum(counts.count, pick(most, counts.gram)))
 
 
 def self_matches(counts: NgramCounts) -> Tensor:
@@ -86,16 +86,15 @@ def self_matches(counts: NgramCounts) -> Tensor:
     for the one text that alone holds the largest.
     """
     # An n-gram of one text alone has bound 0: most n-grams of the higher orders end here.
-    shared = (torch.bincount(counts.gram, minlength=len(counts.keys)) > 1)[counts.gram].nonzero().squeeze(1)
-    gram, count = counts.gram[shared], counts.count[shared]
-    largest = torch.zeros_like(counts.keys).scatter_reduce_(0, gram, count, "amax")
-    is_largest = count == largest[gram]
-    holders = torch.bincount(gram[is_largest], minlength=len(counts.keys))
-    second = torch.zeros_like(counts.keys)
-    second.scatter_reduce_(0, gram[~is_largest], count[~is_largest], "amax")
-    bound = torch.where(is_largest & (holders[gram] == 1), second[gram], largest[gram])
-    matches = torch.zeros_like(counts.count)
-    matches[shared] = torch.minimum(count, bound)
+    shared = places(pick(torch.bincount(counts.gram, minlength=len(counts.keys)) > 1, counts.gram))
+    gram, count = pick(counts.gram, shared), pick(counts.count, shared)
+    none = torch.zeros_like(counts.keys)
+    largest = none.scatter_reduce(0, gram, count, "amax")
+    is_largest = count == pick(largest, gram)
+    holders = none.scatter_add(0, gram, is_largest.long())
+    second = none.scatter_reduce(0, gram, torch.where(is_largest, 0, count), "amax")
+    bound = torch.where(is_largest & (pick(holders, gram) == 1), pick(second, gram), pick(largest, gram))
+    matches = torch.zeros_like(counts.count).scatter_(0, shared, torch.minimum(count, bound))
     return counts.per_text(matches)
 
 

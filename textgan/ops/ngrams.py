@@ -71,6 +71,16 @@ class NgramCounts(NamedTuple):
         return values.new_zeros(self.num_texts).scatter_add_(0, self.text, values)
 
 
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """``x[at]`` of two tensors of one dimension; on a CPU in a third of its time."""
+    return x.index_select(0, at)
+
+
+def places(mask: Tensor) -> Tensor:
+    """Where ``mask`` (M,) is True, ascending."""
+    return mask.nonzero().squeeze(1)
+
+
 def count_ngrams(texts: Ragged, max_n: int, *, shared_only: bool = False) -> Iterator[NgramCounts]:
     """Yields the :class:`NgramCounts` of orders 1 to ``max_n``, one at a time (so only one is ever held).
 
@@ -92,31 +102,33 @@ def count_ngrams(texts: Ragged, max_n: int, *, shared_only: bool = False) -> Ite
     yield counts
     for n in range(2, max_n + 1):
         if shared_only:
-            kept = (torch.bincount(counts.gram, minlength=len(counts.keys)) > 1)[ids]
-            starts, ids = starts[kept], ids[kept]
+            shared = torch.bincount(counts.gram, minlength=len(counts.keys)) > 1
+            kept = places(pick(shared, ids))
+            starts, ids = pick(starts, kept), pick(ids, kept)
         # The n-gram at p is the (n-1)-gram at p and that at p+1, when both lie in one text.
-        ids_at = starts.new_full((len(owners) + 1,), -1)
-        ids_at[starts] = ids
-        starts = starts[(ids_at[starts + 1] >= 0) & (next_owner[starts] == owners[starts])]
-        keys = ids_at[starts] * base + last_ids[starts + (n - 1)]
-        counts, ids = _count_runs(n, base, num_texts, keys, owners[starts])
+        ids_at = starts.new_full((len(owners) + 1,), -1).scatter_(0, starts, ids)
+        starts = pick(
+            starts, places((pick(ids_at, starts + 1) >= 0) & (pick(next_owner, starts) == pick(owners, starts)))
+        )
+        keys = pick(ids_at, starts) * base + pick(last_ids, starts + (n - 1))
+        counts, ids = _count_runs(n, base, num_texts, keys, pick(owners, starts))
         yield counts
 
 
 def _count_runs(n: int, base: int, num_texts: int, keys: Tensor, text: Tensor) -> tuple[NgramCounts, Tensor]:
     """Counts of keys (K,) within texts (K,) ascending, and the n-gram id at each of the K places."""
     ordered, order = torch.sort(keys, stable=True)  # stable: within a key, texts stay ascending
-    text = text[order]
+    text = pick(text, order)
     new_gram = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=new_gram[1:])
     new_run = torch.ones_like(new_gram)
     torch.logical_or(new_gram[1:], text[1:] != text[:-1], out=new_run[1:])
     gram = new_gram.cumsum(0) - 1
-    runs = new_run.nonzero().squeeze(1)
+    runs = places(new_run)
     count = torch.diff(runs, append=runs.new_full((1,), len(keys)))
-    gram_of_place = torch.empty_like(gram)
-    gram_of_place[order] = gram
-    return NgramCounts(n, base, num_texts, ordered[new_gram], gram[runs], text[runs], count), gram_of_place
+    gram_of_place = torch.empty_like(gram).scatter_(0, order, gram)
+    distinct = pick(ordered, places(new_gram))
+    return NgramCounts(n, base, num_texts, distinct, pick(gram, runs), pick(text, runs), count), gram_of_place
 
 
 class NgramTable(NamedTuple):
@@ -154,10 +166,11 @@ class NgramLookup:
         if counts.n == 1:
             ids = find_sorted(self.table.keys[0], counts.keys)
         else:
-            first = self._previous[-1][counts.keys // counts.base]
-            last = self._previous[0][counts.keys % counts.base]
-            known = ((first >= 0) & (last >= 0)).nonzero().squeeze(1)
-            ids[known] = find_sorted(self.table.keys[counts.n - 1], first[known] * self.table.base + last[known])
+            first = pick(self._previous[-1], counts.keys // counts.base)
+            last = pick(self._previous[0], counts.keys % counts.base)
+            known = places((first >= 0) & (last >= 0))
+            wanted = pick(first, known) * self.table.base + pick(last, known)
+            ids.scatter_(0, known, find_sorted(self.table.keys[counts.n - 1], wanted))
         self._previous.append(ids)
         return ids
 

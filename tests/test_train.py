@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
-from textgan.training import adversarial, adversarial_steps, mle, run, seeding
+from textgan.training import adversarial, adversarial_steps, experiment, mle, run, seeding
 from textgan.training.checkpoint import POINTERS, arms, find_checkpoint, load_for_sampling
 from textgan.training.critic import load_critic
 from textgan.training.evaluation import Evaluator
@@ -403,3 +404,23 @@ def test_logged_discriminator_loss_leaves_penalties_out(base, tmp_path):
         found[weight] = next(r for r in records(tmp_path / str(weight)) if "train/d_loss" in r)
     assert found[0]["train/d_loss"] == found[100]["train/d_loss"]
     assert found[0]["train/grad_norm_d"] != found[100]["train/grad_norm_d"]
+
+
+def test_what_evaluations_cost_is_logged_and_said_once_where_it_is_much(tmp_path, monkeypatch, capsys):
+    now = [time.monotonic()]
+
+    def clock(device):
+        now[0] += 20
+        return now[0]
+
+    monkeypatch.setattr(experiment, "seconds_on", clock)
+    run.train(config("adversarial=none", "mle.max_steps=4", "evaluation.every=1"), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    costs = [line for line in lines if "perf/eval_s" in line]
+    assert [line["step"] for line in costs] == [1, 2, 3, 4, 4]
+    for line in costs[1:]:
+        assert (line["perf/eval_s"], line["perf/eval_share"]) == (20, 1)
+    said = [line for line in capsys.readouterr().err.splitlines() if "an evaluation took" in line]
+    assert len(said) == 1
+    assert "took 20.0 s" in said[0]
+    assert "raise evaluation.every or lower evaluation.samples" in said[0]

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import point, prune, read_pointer, save_checkpoint
+from textgan.training.cost import seconds_on
 from textgan.training.evaluation import AnyGenerator, Evaluator, mode_collapse
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger
 from textgan.training.ranks import Ranks
+
+MUCH = 0.05  # of the time between two evaluations, for one of them
 
 
 class TrainingDiverged(UserError):
@@ -77,6 +81,8 @@ class Experiment:
     ranks: Ranks = field(default_factory=Ranks)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     beside: bool = False  # the continuation, with step folders and a pointer to its best of its own
+    evaluated: float = field(default_factory=time.monotonic)  # when the last evaluation ended
+    told_cost: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -98,7 +104,9 @@ class Experiment:
 
     def evaluate(self, generator: AnyGenerator, step: int) -> dict[str, float]:
         """Evaluate at the config's number of samples, log values and samples; sounds the collapse alarm."""
+        began = seconds_on(self.device)
         values, texts = self.evaluator(generator, self.config.evaluation.samples)
+        self._note_cost(step, began)
         self.logger.scalars(step, values)
         self.logger.text(step, "samples/free", _as_list(texts[: self.config.evaluation.show]))
         if self.config.evaluation.prompts:
@@ -110,6 +118,19 @@ class Experiment:
             say(f"warning: step {step}: {alarm}")
             self.logger.text(step, "samples/alarm", alarm)
         return values
+
+    def _note_cost(self, step: int, began: float) -> None:
+        """Log what the evaluation that ``began`` then cost, and say it once where that is much."""
+        now = seconds_on(self.device)
+        took, between = now - began, began - self.evaluated
+        self.evaluated = now
+        self.logger.perf(step, {"eval_s": took, "eval_share": took / between})
+        if took > MUCH * between and took > 1 and not self.told_cost:
+            self.told_cost = True
+            say(
+                f"note: step {step}: an evaluation took {took:.1f} s, {took / between:.0%} of the {between:.0f} s "
+                "before it; raise evaluation.every or lower evaluation.samples if that is too much"
+            )
 
     def stop_requested(self) -> bool:
         """Whether any process was asked to stop; all of them must ask at the same time."""

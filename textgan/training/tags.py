@@ -46,6 +46,8 @@ TAGS = {
     "schedule/tau": "temperature of the relaxation (divides the logits; towards 0: hard samples)",
     "perf/tokens_per_s": "tokens trained on a second, evaluations left out",
     "perf/steps_per_s": "generator updates a second, evaluations left out",
+    "perf/eval_s": "seconds that an evaluation took",
+    "perf/eval_share": "the same over the time since the one before (under 0.05: it hardly slows training)",
     "quality/nll": "negative log-likelihood of dev text under the model, nats a token, end token counted (lower is "
     "better); of a VAE an upper bound of it, importance-weighted over evaluation.iw_samples (at the end of a phase "
     "final_iw_samples) draws of z",

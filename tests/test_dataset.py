@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textgan.data.dataset import BatchPlan, TokenDataset, build_dataset, eval_batches
+from textgan.data.dataset import BatchPlan, TokenDataset, TokenPlan, build_dataset, eval_batches
 from textgan.errors import UserError
 
 
@@ -152,6 +152,33 @@ def test_batches_of_all_lengths_where_they_are_asked_for():
     assert sorted(batches.flatten().tolist()) == list(range(4000))
     within = lengths[batches].float().var(1).mean().item()
     assert within == pytest.approx(lengths.float().var().item(), rel=0.05)  # as in the whole
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(1, 9), st.integers(0, 99), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_batches_of_a_token_budget_are_full_and_no_fuller(lengths, tokens, batch_size, seed, epoch):
+    plan = TokenPlan(lengths, tokens, batch_size, seed)
+    steps = range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch)
+    batches = [TokenPlan(lengths, tokens, batch_size, seed).indices(step) for step in reversed(steps)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
+    assert plan.mean_tokens == pytest.approx(int(lengths.sum()) / len(batches))
+    widths = sorted((lengths[rows].tolist() for rows in batches), key=lambda row: (row[0], row[-1], -len(row)))
+    for own, after in zip(widths, [*widths[1:], None], strict=True):
+        assert own == sorted(own)
+        assert len(own) <= batch_size
+        assert len(own) == 1 or len(own) * own[-1] <= tokens
+        if after:  # the next text would have been one too many
+            assert len(own) == batch_size or (len(own) + 1) * after[0] > tokens
+
+
+def test_a_token_budget_leaves_what_goes_together_to_chance():
+    lengths = torch.randint(1, 6, (500,), generator=torch.Generator().manual_seed(0))
+    plan = TokenPlan(lengths, 50, 64, 0)
+    n = plan.batches_per_epoch
+    epochs = [{frozenset(plan.indices(step).tolist()) for step in range(e * n, (e + 1) * n)} for e in range(2)]
+    assert not epochs[0] & epochs[1]
+    orders = [[int(lengths[plan.indices(step)].max()) for step in range(e * n, (e + 1) * n)] for e in range(2)]
+    assert orders[0] != orders[1] != sorted(orders[1])
 
 
 def test_a_caller_cannot_spoil_the_order():

@@ -40,6 +40,7 @@ def base(tmp_path_factory):
     "option",
     [
         "mle.batch_size=4",
+        "mle.batch_tokens=200",
         "mle.lr=2e-3",
         "mle.final_lr_ratio=0.9",
         "mle.warmup_steps=1",

@@ -118,7 +118,11 @@ class Discriminator(Section):
 
 class MLE(Section):
     max_steps: Positive = Field(2000, description="generator updates")
-    batch_size: Positive = Field(64, description="texts an update")
+    batch_size: Positive = Field(64, description="texts an update; with batch_tokens: at most")
+    batch_tokens: Positive | None = Field(
+        None,
+        description="positions an update: as many texts of like length as fit, padding counted; none: batch_size texts",
+    )
     accumulate: Positive = Field(1, description="micro-batches that a batch is split into, to save memory")
     lr: Rate = Field(1e-3, description="peak learning rate (AdamW)")
     final_lr_ratio: Share = Field(0.1, description="learning rate at the end of the cosine, as a share of lr")

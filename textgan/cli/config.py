@@ -39,11 +39,16 @@ def check(files: tuple[str, ...]) -> None:
         raise UserError("\n".join(problems))
 
 
+def _batch(phase) -> str:
+    budget = getattr(phase, "batch_tokens", None)
+    return str(phase.batch_size) if budget is None else f"{budget} tokens"
+
+
 def _summary(config) -> str:
     """Return what a config trains, in one line; ``config`` is a ``textgan.config.Config``."""
     model = config.generator
     phases = [
-        f"{name} {phase.max_steps} steps of {phase.batch_size}"
+        f"{name} {phase.max_steps} steps of {_batch(phase)}"
         for name in ("mle", "adversarial", "vae", "latent_gan")
         if (phase := getattr(config, name, None)) is not None
     ]

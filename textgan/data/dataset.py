@@ -146,27 +146,29 @@ def _tensor(values: array) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
-class BatchPlan:
-    """The order of training batches as a pure function of (seed, step).
+class _Plan:
+    """The order of training batches as a pure function of (seed, step); every epoch holds each row once.
 
-    Every epoch holds each row once. Rows are shuffled, sorted by length inside windows of about fifty
-    batches (unless `by_length` is False), cut into batches, and the batches are shuffled; one batch of an
-    epoch is smaller where `batch_size` does not divide the rows. There is no state to save: a resumed run
-    needs its step alone.
+    There is no state to save: a resumed run needs its step alone. The batches of an epoch are shuffled; a kind of plan
+    says how its rows are ordered first, and where they are cut.
+
+    Attributes:
+        batches_per_epoch: of all rows.
+        mean_tokens: real ones of a (whole) batch on average.
     """
 
-    def __init__(self, lengths: torch.Tensor, batch_size: int, seed: int, *, by_length: bool = True):
-        """lengths: (N,) of the rows; seed: not negative; by_length: sort inside windows (False: batches at random)."""
+    def __init__(self, lengths: torch.Tensor, seed: int):
+        """lengths: (N,) of the rows; seed: not negative."""
         if len(lengths) == 0:
             raise UserError("there are no texts to train on")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
         self._lengths = lengths.cpu().numpy()
-        self._batch_size = batch_size
         self._seed = seed
-        self._by_length = by_length
         self._epoch = -1
-        self.batches_per_epoch = -(-len(lengths) // batch_size)
+
+    def _cut(self, starts: Sequence[int]) -> None:
+        """``starts``: the place of each batch's first row."""
+        self._cuts = [*starts, len(self._lengths)]
+        self.batches_per_epoch = len(starts)
 
     def indices(self, step: int) -> torch.Tensor:
         """(B,) long, the rows of batch `step`; steps count on over the epochs."""
@@ -174,18 +176,62 @@ class BatchPlan:
             raise ValueError(f"step={step} must not be negative")
         epoch, k = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
-            self._rows, self._order = self._shuffle(epoch)
+            rng = np.random.default_rng([self._seed, epoch])
+            self._rows = torch.from_numpy(self._ordered(rng.permutation(len(self._lengths))))
+            self._order = rng.permutation(self.batches_per_epoch)
             self._epoch = epoch
-        start = int(self._order[k]) * self._batch_size
-        return self._rows[start : start + self._batch_size].clone()
+        place = int(self._order[k])
+        return self._rows[self._cuts[place] : self._cuts[place + 1]].clone()
 
-    def _shuffle(self, epoch: int) -> tuple[torch.Tensor, np.ndarray]:
-        rng = np.random.default_rng([self._seed, epoch])
-        rows = rng.permutation(len(self._lengths))
-        if self._by_length:
-            window = np.arange(len(rows)) // (WINDOW_BATCHES * self._batch_size)
-            rows = rows[np.lexsort((self._lengths[rows], window))]
-        return torch.from_numpy(rows), rng.permutation(self.batches_per_epoch)
+    def _ordered(self, rows: np.ndarray) -> np.ndarray:
+        """The shuffled ``rows`` as they are cut into batches."""
+        raise NotImplementedError
+
+
+class BatchPlan(_Plan):
+    """Batches of one size; one of an epoch is smaller where `batch_size` does not divide the rows.
+
+    Rows are sorted by length inside windows of about fifty batches, unless `by_length` is False.
+    """
+
+    def __init__(self, lengths: torch.Tensor, batch_size: int, seed: int, *, by_length: bool = True):
+        """lengths: (N,) of the rows; seed: not negative; by_length: sort inside windows (False: batches at random)."""
+        super().__init__(lengths, seed)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        self._batch_size, self._by_length = batch_size, by_length
+        self._cut(range(0, len(lengths), batch_size))
+        self.mean_tokens = batch_size * float(self._lengths.mean())
+
+    def _ordered(self, rows: np.ndarray) -> np.ndarray:
+        if not self._by_length:
+            return rows
+        window = np.arange(len(rows)) // (WINDOW_BATCHES * self._batch_size)
+        return rows[np.lexsort((self._lengths[rows], window))]
+
+
+class TokenPlan(_Plan):
+    """Batches with as many texts of like length as fit into ``tokens`` positions, padding counted.
+
+    They hold no more than ``batch_size`` texts; a text longer than ``tokens`` is a batch by itself. Which texts of one
+    length go together is random in each epoch; the sizes are the same in all.
+    """
+
+    def __init__(self, lengths: torch.Tensor, tokens: int, batch_size: int, seed: int):
+        """lengths: (N,) of the rows; seed: not negative."""
+        super().__init__(lengths, seed)
+        if min(tokens, batch_size) < 1:
+            raise ValueError(f"tokens={tokens} and batch_size={batch_size} must be at least 1")
+        starts = [0]
+        for row, length in enumerate(np.sort(self._lengths).tolist()):
+            number = row + 1 - starts[-1]
+            if number > 1 and (number > batch_size or number * length > tokens):
+                starts.append(row)
+        self._cut(starts)
+        self.mean_tokens = float(self._lengths.sum()) / self.batches_per_epoch
+
+    def _ordered(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.argsort(self._lengths[rows], kind="stable")]
 
 
 def eval_batches(lengths: torch.Tensor, batch_size: int) -> list[torch.Tensor]:

@@ -6,7 +6,10 @@ batch's own number of tokens: with batches sorted by length a mean would weight 
 
 from typing import Any
 
-from textgan.data.dataset import BatchPlan
+from torch import Tensor
+
+from textgan.config import MLE
+from textgan.data.dataset import BatchPlan, TokenPlan
 from textgan.models.generator import Generator
 from textgan.training.building import build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
@@ -26,8 +29,8 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
     optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay)
-    plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "mle"))
-    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    plan = batch_plan(run.train.lengths, settings, stream_seed(config.seed, "mle"))
+    tokens = plan.mean_tokens
     selection = Selection(settings.patience)
     step = 0
     if resumed:
@@ -51,7 +54,8 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
             generator.train()
             optimizer.zero_grad()
             loss, seen = 0.0, 0
-            for rows in plan.indices(step).split(settings.batch_size // settings.accumulate):
+            drawn = plan.indices(step)
+            for rows in drawn.split(-(-len(drawn) // settings.accumulate)):
                 batch = run.train.batch(run.ranks.own(rows)).to(run.device)
                 with run.autocast():
                     part = mle_loss(generator, batch, tokens) * bool(run.ranks.counted(len(rows)))
@@ -108,6 +112,13 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 raise KeyboardInterrupt
 
     return finish(run, average.module, selection, step), step
+
+
+def batch_plan(lengths: Tensor, settings: MLE, seed: int) -> BatchPlan | TokenPlan:
+    """The order of the phase's batches from rows of these ``lengths`` (N,)."""
+    if settings.batch_tokens is None:
+        return BatchPlan(lengths, settings.batch_size, seed)
+    return TokenPlan(lengths, settings.batch_tokens, settings.batch_size, seed)
 
 
 def finish(run: Experiment, generator: Generator, selection: Selection, step: int) -> Generator:

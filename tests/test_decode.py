@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from textgan.errors import UserError
 from textgan.models.generator import Generator
-from textgan.sampling.decode import generate, row_uniforms
+from textgan.sampling.decode import generate, row_uniforms, rows_that_fit
 
 EOS, V, BLOCK = 0, 11, 20
 PROMPTS = [[], [3, 4, 5], [7], [1] * 12, [2, 9, 2, 9, 2], [10] * 19]
@@ -252,3 +252,11 @@ def test_broken_weights(way):
     torch.nn.init.constant_(ours.ln_f.weight, math.nan)
     with pytest.raises(UserError, match="not finite"):
         generate(ours, [[]], eos_id=EOS, **way)
+
+
+@pytest.mark.parametrize("block_size, vocab_size", [(8, 50), (200_000, 50), (8, 500_000), (8, 50_000_000)])
+def test_as_many_texts_are_written_at_once_as_fit(block_size, vocab_size):
+    generator = Generator(50, block_size, 3, 2, 8)
+    generator.vocab_size = vocab_size
+    room = 3 * 2 * 8 * block_size * 4 + 8 * 4 * vocab_size  # keys and values of three layers, float32; logits
+    assert rows_that_fit(generator) == max(1, min(256, 2**30 // room))

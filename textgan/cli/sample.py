@@ -96,9 +96,8 @@ SETTINGS = (
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Texts written at once (for speed; the texts stay the same).",
+    help="Texts written at once (for speed; the texts stay the same).  [default: what fits into memory, at most 256; "
+    "4096 on a GPU]",
 )
 @click.option("--lines", is_flag=True, help="One text a line, as `textgan score` reads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -114,7 +113,7 @@ def sample(
     prompts: str | None,
     allow_unk: bool,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     lines: bool,
     as_json: bool,
     output: str | None,
@@ -140,8 +139,10 @@ def sample(
     settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
 
     from textgan.ops.devices import pick_device
+    from textgan.sampling.decode import rows_that_fit
 
     model = load_model(source, pick_device(device), request)
+    batch_size = batch_size or rows_that_fit(model.generator)
     settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
     fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
     if request.task:

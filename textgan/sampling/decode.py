@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
+from textgan.models.transformer import Attention
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.ops.packed_linear import packed
 from textgan.sampling.beam import beam_search
@@ -20,6 +21,11 @@ from textgan.sampling.streams import row_uniforms
 
 # Values of the filters that change nothing; None is another.
 NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
+
+# Batches beyond these gain nothing more.
+MOST_ROWS = {"cpu": 256, "cuda": 4096}
+CPU_BYTES = 2**30  # for caches and logits; of a GPU a quarter of its memory
+COPIES = 8  # of a row of logits in float32, at most, while a token is drawn
 
 
 class Sample(NamedTuple):
@@ -147,6 +153,16 @@ def generate(
                 for prompt, (ids, log_prob) in zip(batch, written, strict=True)
             ]
     return samples
+
+
+def rows_that_fit(generator: nn.Module) -> int:
+    """How many texts to write at once where nobody says: as many as there is room for, caches and logits; at least 1."""
+    weight = next(generator.parameters(), torch.empty(0))
+    kind, size = weight.device.type, weight.element_size()
+    layers = [module for module in generator.modules() if isinstance(module, Attention)]
+    cached = sum(2 * layer.c_proj.in_features * generator.block_size * size for layer in layers)
+    room = torch.cuda.get_device_properties(weight.device).total_memory // 4 if kind == "cuda" else CPU_BYTES
+    return max(1, min(MOST_ROWS[kind], room // (cached + COPIES * 4 * generator.vocab_size)))
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ def generate(
 
 
 def rows_that_fit(generator: nn.Module) -> int:
-    """How many texts to write at once where nobody says: as many as there is room for, caches and logits; at least 1."""
+    """How many texts to write at once where nobody says: as many as memory has room for, at least 1."""
     weight = next(generator.parameters(), torch.empty(0))
     kind, size = weight.device.type, weight.element_size()
     layers = [module for module in generator.modules() if isinstance(module, Attention)]

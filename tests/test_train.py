@@ -1,6 +1,5 @@
 """Training end to end on a tiny model: learning, determinism, resuming, every option, and how runs end."""
 
-import copy
 import json
 import math
 import time
@@ -380,8 +379,7 @@ def test_fakes_cannot_be_shared_with_old_or_soft_ones(option):
 def spread(plan: BatchPlan) -> bool:
     """Whether batches hold texts of all lengths, as the critic's do, who would else judge by length."""
     lengths = torch.arange(1, 1601)
-    own = copy.copy(plan)
-    own._lengths, own._epoch, own.batches_per_epoch = lengths.numpy(), -1, 1600 // own._batch_size
+    own = BatchPlan(lengths, plan._batch_size, 0, by_length=plan._by_length)
     return bool(lengths[own.indices(0)].float().std() > 200)
 
 

@@ -32,7 +32,7 @@ def free_port():
 def _work(rank, size, port, function, folder, args):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with joined(torch.device("cpu")) as ranks:
+    with joined(torch.device("cpu"), "go on") as ranks:
         torch.save(function(ranks, *args), folder / f"{rank}.pt")
 
 

@@ -68,7 +68,8 @@ def train(
     from textgan.training.experiment import say
     from textgan.training.ranks import joined
 
-    with joined(pick_device(config.device)) as ranks:
+    go_on = "go on from the last checkpoint with --resume, with any number of processes"
+    with joined(pick_device(config.device), go_on) as ranks:
         folder = ranks.same(folder or run.default_folder(config.name, resume=resume))
         if dry_run:
             facts = run.plan(config, folder, resume=resume)

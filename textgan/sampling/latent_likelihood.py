@@ -64,6 +64,7 @@ def importance_nll(
     seed: int,
     batch_size: int,
     device: torch.device | str,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """Upper bound (N,) of each row's negative log-likelihood, nats, end counted, float64, in the rows' order.
 
@@ -78,12 +79,13 @@ def importance_nll(
         seed: of the draws.
         batch_size: texts that the encoder, and texts times draws that the decoder reads at once.
         device: of the model.
+        share: (i, s): of the encoder's batches every s-th from the i-th on; rows of the others get 0.
 
     Raises:
         ValueError: no draws, or a source of latents without density.
     """
     generator = model if isinstance(model, LatentGenerator) else LatentGenerator(model)
-    return importance_nlls([generator], dataset, k=k, seed=seed, batch_size=batch_size, device=device)[0]
+    return importance_nlls([generator], dataset, k=k, seed=seed, batch_size=batch_size, device=device, share=share)[0]
 
 
 @torch.no_grad()
@@ -96,6 +98,7 @@ def importance_nlls(
     batch_size: int,
     device: torch.device | str,
     between: Callable[[], None] = lambda: None,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """:func:`importance_nll` (S, N) of S generators that differ in their source of latents alone, at the cost of one.
 
@@ -110,7 +113,7 @@ def importance_nlls(
         raise ValueError("latents of a GAN have no density, so there is no bound of the likelihood")
     nll = torch.zeros(len(generators), len(dataset), dtype=torch.float64)
     with _eval_mode(vae):
-        for rows, batch, features in _encoded(vae, dataset, batch_size, device):
+        for rows, batch, features in _encoded(vae, dataset, batch_size, device, share):
             noise = _noise(vae, seed, rows, k)  # (B, k, Z)
             log_weights = []
             for part in noise.split(max(1, batch_size // len(rows)), dim=1):
@@ -243,9 +246,12 @@ def _batches(dataset: Rows, batch_size: int) -> list[Tensor]:
     return list(torch.argsort(dataset.lengths.cpu(), stable=True).split(batch_size)) if len(dataset) else []
 
 
-def _encoded(vae: TextVAE, dataset: Rows, batch_size: int, device: torch.device | str) -> Iterator:
-    """Indices (B,), the batch and the features of all rows once."""
-    for rows in _batches(dataset, batch_size):
+def _encoded(
+    vae: TextVAE, dataset: Rows, batch_size: int, device: torch.device | str, share: tuple[int, int] = (0, 1)
+) -> Iterator:
+    """Indices (B,), the batch and the features of all rows once, or of a share of the batches."""
+    first, step = share
+    for rows in _batches(dataset, batch_size)[first::step]:
         batch = dataset.batch(rows).to(device)
         yield rows, batch, vae.encode(batch.targets, batch.lengths)
 

@@ -36,22 +36,32 @@ DEFAULT_DRAWS = 100  # of z for the bound of a VAE's NLL, where nobody says how 
 
 @torch.no_grad()
 def text_nll(
-    generator: AnyGenerator, dataset: TokenDataset, *, batch_size: int, device: torch.device, draws: int = DEFAULT_DRAWS
+    generator: AnyGenerator,
+    dataset: TokenDataset,
+    *,
+    batch_size: int,
+    device: torch.device,
+    draws: int = DEFAULT_DRAWS,
+    ranks: Ranks | None = None,
 ) -> torch.Tensor:
     """Negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order.
 
     Exact; of a VAE the importance-weighted upper bound of ``draws`` latents a text, which others do not need.
+    ``ranks`` share out the batches; all of them have to call this, and get the numbers of one.
     """
     generator.eval()
+    ranks = ranks or Ranks()
     if isinstance(generator, LatentGenerator):
-        return importance_nll(generator, dataset, k=draws, seed=LIKELIHOOD_SEED, batch_size=batch_size, device=device)
+        settings = {"k": draws, "seed": LIKELIHOOD_SEED, "batch_size": batch_size, "device": device}
+        return ranks.add(importance_nll(generator, dataset, **settings, share=ranks.share))
     nll = torch.zeros(len(dataset), dtype=torch.float64)
-    for rows in eval_batches(dataset.lengths, batch_size):
+    first, step = ranks.share
+    for rows in eval_batches(dataset.lengths, batch_size)[first::step]:
         batch = dataset.batch(rows).to(device)
         mask = batch.mask
         losses = F.cross_entropy(generator(batch.inputs, at=mask).float(), batch.targets[mask], reduction="none")
         nll[rows] = torch.zeros(mask.shape, device=device).double().masked_scatter(mask, losses.double()).sum(1).cpu()
-    return nll
+    return ranks.add(nll)
 
 
 class Evaluator:
@@ -165,7 +175,14 @@ class Evaluator:
         if isinstance(generator, LatentGenerator) and not generator.has_density:
             values = self._latent(generator.vae, dataset)
             return {name: value for name, value in values.items() if name not in ("vae/elbo_nll", "vae/kl")}
-        nll = self._nll(generator, dataset, draws or settings.iw_samples)
+        nll = text_nll(
+            generator,
+            dataset,
+            batch_size=settings.batch_size,
+            device=self.device,
+            draws=draws or settings.iw_samples,
+            ranks=self.ranks,
+        )
         mean = (nll.sum() / dataset.lengths.sum()).item()
         values = {"quality/nll": mean, "quality/ppl": math.exp(min(mean, 700))}
         values["quality/nll_text"] = nll.mean().item()
@@ -177,19 +194,6 @@ class Evaluator:
         if isinstance(generator, LatentGenerator):
             values |= self._latent(generator.vae, dataset)
         return values
-
-    def _nll(self, generator: AnyGenerator, dataset: TokenDataset, draws: int) -> torch.Tensor:
-        """:func:`text_nll`, each rank its share of the rows."""
-        rows = torch.arange(self.ranks.rank, len(dataset), self.ranks.size)
-        nll = torch.zeros(len(dataset), dtype=torch.float64)
-        nll[rows] = text_nll(
-            generator,
-            dataset if self.ranks.size == 1 else dataset.select(rows),
-            batch_size=self.settings.batch_size,
-            device=self.device,
-            draws=draws,
-        )
-        return torch.stack(self.ranks.collect(nll)).sum(0)
 
     def _latent(self, vae: TextVAE, dataset: TokenDataset) -> dict[str, float]:
         """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``. Of 1 text nothing."""

@@ -12,8 +12,9 @@ class Interrupt:
     Loops ask ``requested`` between two steps, save, and raise ``KeyboardInterrupt``.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, *, quiet: bool = False) -> None:
+        """``quiet``: say nothing, where another process does."""
+        self.quiet, self.requested = quiet, False
 
     def __enter__(self) -> "Interrupt":
         self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -34,5 +35,6 @@ class Interrupt:
                 os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
             os._exit(130)
         self.requested = True
-        # Not print: the signal may have come in the middle of one, and entering it again is an error.
-        os.write(2, b"stopping after this step, then saving; once more: stop at once, without saving\n")
+        if not self.quiet:
+            # Not print: the signal may have come in the middle of one, and entering it again is an error.
+            os.write(2, b"stopping after this step, then saving; once more: stop at once, without saving\n")

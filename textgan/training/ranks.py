@@ -1,15 +1,15 @@
-"""Several processes that train one run together, started by ``torchrun``: rank 0 to size - 1.
+"""Several processes that work on one run together, started by ``torchrun``: rank 0 to size - 1.
 
-Every rank holds the whole model and the same state, works on its share of each batch, and takes part in every update.
-A batch is one and the same whatever the number of ranks: losses are sums over it divided by constants, so gradients
-add up to those of one process; scores that a loss compares with each other are gathered first (:meth:`Ranks.gather`).
-Rank 0 alone writes and says anything. A run of one process has the same code: each method then does nothing.
+In training every rank holds the whole model and the same state, works on its share of each batch, and takes part in
+every update. A batch is one and the same whatever the number of ranks: losses are sums over it divided by constants, so
+gradients add up to those of one process; scores that a loss compares with each other are gathered first
+(:meth:`Ranks.gather`). Sampling and evaluation share out whole batches and operating points, which come out the same
+wherever they are made. Rank 0 alone speaks. A run of one process has the same code, and nobody to wait for.
 """
 
 import contextlib
 import datetime
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 # How long a rank waits for another, which may be evaluating alone. One that died is noticed at once.
 PATIENCE = datetime.timedelta(minutes=60)
 BUCKET = 2**23  # gradients that are sent at once, in numbers
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 
 
 class Ranks:
@@ -31,15 +32,23 @@ class Ranks:
 
     Attributes:
         rank, size: number of this process, and of processes.
+        store: what all ranks can read and write without waiting for each other.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1):
+    def __init__(self, rank: int = 0, size: int = 1, store: dist.Store | None = None):
         self.rank, self.size = rank, size
+        self.store = store or dist.HashStore()
+        self._heard = 0
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(i, s): this rank's share of a list is every s-th of its entries, from the i-th on."""
+        return self.rank, self.size
 
     @property
     def stream(self) -> tuple[int, ...]:
@@ -133,27 +142,64 @@ class Ranks:
         """Whether the flag is up on any rank."""
         return flag if self.size == 1 else any(self.collect(flag))
 
+    def add(self, x: Tensor) -> Tensor:
+        """The sum of the ranks' tensors ``x``, on all; what one alone has, where the others have 0, keeps every bit."""
+        return x if self.size == 1 else torch.stack(self.collect(x)).sum(0)
+
+    def tally(self, name: str, more: int = 1) -> int:
+        """Counts so many more of ``name``; returns how many all ranks have counted. None waits for another."""
+        with _loss_of_a_rank():
+            return self.store.add(name, more)
+
+    def take(self, name: str, n: int) -> Iterator[int]:
+        """Numbers below ``n``, each on one rank alone: the next one is for whichever is free. ``name`` is used once."""
+        while (number := self.tally(name) - 1) < n:
+            yield number
+
+    def tell(self, message: str) -> None:
+        """Leaves a message for the first rank, which finds it in :meth:`heard`."""
+        with _loss_of_a_rank():
+            self.store.set(f"message {self.tally('messages')}", message)
+
+    def heard(self) -> Iterator[str]:
+        """The messages of all ranks that have come since; for the first rank."""
+        with _loss_of_a_rank():
+            while self.store.check([f"message {self._heard + 1}"]):
+                self._heard += 1
+                yield self.store.get(f"message {self._heard}").decode()
+
 
 class FirstFailed(UserError):
     """The first rank has ended with an error that it says itself."""
 
 
+class RankLost(UserError):
+    """Another process is gone."""
+
+
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device, go_on: str) -> Iterator[Ranks]:
     """The ranks that torchrun started, this one among them; without torchrun this process alone.
 
-    While they are joined, ranks but the first say nothing on stdout and stderr.
+    While they are joined, ranks but the first say nothing on stdout and stderr. The first error of all is raised where
+    it was met; other ranks, whose own errors follow from it, end without a word.
+
+    Args:
+        device: that they compute on.
+        go_on: how to go on when one of them is gone.
 
     Raises:
-        UserError: the processes cannot find each other.
+        UserError: the processes cannot find each other, or one of them is gone.
+        SystemExit: on ranks that end because another did, or by Ctrl-C, which the first one tells.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield Ranks()
         return
-    rank = int(os.environ["RANK"])
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        store, rank, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the {size} processes of torchrun cannot find each other: {_first_line(error)}") from None
     with contextlib.ExitStack() as stack:
@@ -161,14 +207,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(silence))
             stack.enter_context(contextlib.redirect_stdout(silence))
+        ranks = Ranks(rank, size, dist.PrefixStore("textgan", store))
         try:
-            yield Ranks(rank, size)
-        except FirstFailed:
-            raise
-        except Exception as error:
-            if rank:
-                print(f"rank {rank}: {error}", file=sys.__stderr__, flush=True)
-            raise
+            yield ranks
+        except BaseException as error:
+            ending = _ending(ranks, error, go_on)
+            if ending is error:
+                raise
+            raise ending from error
         finally:
             dist.destroy_process_group()
 
@@ -189,6 +235,20 @@ def local_device(device: torch.device) -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def _ending(ranks: Ranks, error: BaseException, go_on: str) -> BaseException:
+    """What this rank is to raise instead of its error; see :func:`joined`."""
+    if isinstance(error, FirstFailed):
+        return SystemExit(1)
+    own = first = f"rank {ranks.rank}: {type(error).__name__}"
+    with contextlib.suppress(RuntimeError):  # the store may be gone with the process that held it
+        first = ranks.store.compare_set("ended", "", own).decode()
+    if first.endswith(KeyboardInterrupt.__name__):
+        return KeyboardInterrupt() if ranks.first else SystemExit(INTERRUPTED)
+    if first != own:
+        return SystemExit(1)
+    return UserError(f"{error}; {go_on}") if isinstance(error, RankLost) else error
 
 
 class _Gather(torch.autograd.Function):
@@ -231,10 +291,7 @@ def _loss_of_a_rank() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"another process of this run is gone ({_first_line(error)}); "
-            "go on from the last checkpoint with --resume, with any number of processes"
-        ) from None
+        raise RankLost(f"another process of this run is gone ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

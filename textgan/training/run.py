@@ -91,7 +91,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if state:
         resumed_at = state.get("run_log") or (state["step"], state["log_position"])
         say(f"resuming {folder} at step {state['step']}")
-    with Interrupt() as interrupt:
+    with Interrupt(quiet=not ranks.first) as interrupt:
         logger = open_log(folder, ranks, config=config, resume=resumed_at)
         status = "failed"
         try:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from textgan.analysis.all_measures import make_measures
 from textgan.analysis.front_log import log_points
 from textgan.analysis.judged import (
     DERIVED,
-    HELD_OUT,
     REFERENCES,
     HeldOut,
     Judged,
@@ -34,19 +33,21 @@ from textgan.analysis.judged import (
     say_what_stands_in,
 )
 from textgan.analysis.measures import Measure, TextSet, measure_all, real_values, signature_of
-from textgan.analysis.points import Point, filled_in, point_path, read_point, write_point
+from textgan.analysis.points import Point, write_point
 from textgan.analysis.protocols import check_run
-from textgan.analysis.sweep import Sweep, check_samplers
+from textgan.analysis.records import Records
+from textgan.analysis.sweep import Sweep, check_samplers, shared_out
 from textgan.configfile import load_config
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.suite import Scores
 from textgan.sampling.latent import LatentGenerator
-from textgan.sampling.samplers import Sampler, sampling_signature
-from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
+from textgan.sampling.samplers import Drawer, Sampler, sampling_signature
+from textgan.training.checkpoint import arms, check_checkpoint
 from textgan.training.experiment import say
 from textgan.training.inputs import encode, read_corpus
 from textgan.training.progress import Progress
+from textgan.training.ranks import Ranks
 
 # Said of each point as it is done.
 SHOWN = ("bleu_4", "self_bleu_4", "frechet_ngrams", "lm_kn", "rlm_kn", "valid")
@@ -59,6 +60,7 @@ def evaluate(
     device: torch.device,
     command: str = "",
     between: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Evaluate the arms of a run; records that are there with the same signature and weights are kept.
 
@@ -66,13 +68,15 @@ def evaluate(
         run: the run's folder.
         command: entered where the test split is read.
         between: called before each batch of texts; what it raises ends the evaluation, and all records stay whole.
+        ranks: the processes that share the points, each of which calls this; None: this one alone.
 
     Returns:
         ``run``, ``setting``, ``split``, ``n``, ``seed``, ``protocol``, ``signature``; ``real``: values of real text;
         ``points``: the :class:`Point` of each arm and sampler, without texts; ``super_baseline``; ``test_reads``.
 
     Raises:
-        UserError: no run, no such arm, other data than it was trained on, or not what the protocol fixes.
+        UserError: no run, no such arm, other data than it was trained on, not what the protocol fixes, or a process
+            that is gone.
     """
     check_is_run(run)
     folders = arms(run)
@@ -125,8 +129,8 @@ def evaluate(
         **held_out.signature(),
         "sampling": sampling_signature(seed=sweep.seed, max_new_tokens=config.generator.block_size),
     }
-    job = _Job(run, sweep, device, tokenizer, measures, held_out, json.loads(json.dumps(signature)))
-    return job.do(judged, command, between)
+    records = Records(run, sweep, json.loads(json.dumps(signature)))
+    return _Job(records, device, tokenizer, measures, held_out, ranks or Ranks(), between).do(judged, command)
 
 
 def _wanted(folders: dict[str, Path], names: Sequence[str] | None, run: Path) -> tuple[str, ...]:
@@ -150,134 +154,170 @@ def _aggregate(vae: Judged, run: Path, *, named: bool) -> list[Judged]:
 
 @dataclass
 class _Job:
-    """An evaluation under way; ``signature`` is as JSON gives it back."""
+    """An evaluation under way, on one of the ranks that share it."""
 
-    run: Path
-    sweep: Sweep
+    records: Records
     device: torch.device
     tokenizer: Tokenizer
     measures: list[Measure]
     held_out: HeldOut
-    signature: dict[str, Any]
+    ranks: Ranks
+    between: Callable[[], None]
 
-    @property
-    def folder(self) -> Path:
-        return self.run / "evaluation" / self.sweep.setting
-
-    def do(self, judged: Sequence[Judged], command: str, between: Callable[[], None]) -> dict[str, Any]:
-        asked = [(arm, sampler) for arm in judged for sampler in self.sweep.samplers_of(arm)]
-        todo = {arm.name: [] for arm in judged}
-        for arm, sampler in asked:
-            if self._kept(arm, sampler) is None:
-                todo[arm.name].append(sampler)
-        missing, whole = sum(map(len, todo.values())), len(asked)
-        self._remove_stale(judged)
-        if missing < whole:
-            say(f"{whole - missing} of {whole} operating points are there already")
-        reading_test = missing and self.sweep.split == "test"
-        if reading_test:
-            count = ledger.begin_test_read(self.run, command, missing)
-            say(f"note: look number {count} of this run at its test split (kept count of); choose on dev")
-        real = self._real()
+    def do(self, judged: Sequence[Judged], command: str) -> dict[str, Any]:
+        """What :func:`evaluate` returns."""
+        records, ranks = self.records, self.ranks
+        asked = [(arm, sampler) for arm in judged for sampler in records.sweep.samplers_of(arm)]
+        # What is there is looked up once: soon there will be more of it.
+        missing = ranks.first_does(lambda: self._begin(judged, asked, command))
+        todo = [asked[i] for i in missing]
+        likelihoods = {arm.name: self._likelihood(arm) for arm in judged if any(arm is other for other, _ in todo)}
+        n = records.sweep.n
+        real = records.real(lambda: real_values(self.measures, n)) if ranks.first else {}
+        points: list[Point] = []
         try:
-            self._measure_points([(arm, todo[arm.name]) for arm in judged], missing, real, between)
+            points = self._measure_points(todo, likelihoods, real)
         finally:  # stopped or not, what is there is shown
-            points = self._show(real)
-        if reading_test:
-            ledger.end_test_read(self.run)
+            if ranks.first:
+                points = self._show(real, points)
+        return ranks.first_does(lambda: self._end(asked, points, real, read_test=bool(missing)))
+
+    def _begin(self, judged: Sequence[Judged], asked: Sequence[tuple[Judged, Sampler]], command: str) -> list[int]:
+        """Enter what begins; returns which of the points asked for are missing."""
+        records = self.records
+        missing = [i for i, (arm, sampler) in enumerate(asked) if not records.has(arm, sampler)]
+        records.remove_stale(judged)
+        if len(missing) < len(asked):
+            say(f"{len(asked) - len(missing)} of {len(asked)} operating points are there already")
+        if missing and records.sweep.split == "test":
+            count = ledger.begin_test_read(records.run, command, len(missing))
+            say(f"note: look number {count} of this run at its test split (kept count of); choose on dev")
+        return missing
+
+    def _end(
+        self,
+        asked: Sequence[tuple[Judged, Sampler]],
+        points: Sequence[Point],
+        real: dict[str, float],
+        *,
+        read_test: bool,
+    ) -> dict[str, Any]:
+        """Enter that all is done, and return what :func:`evaluate` does."""
+        run, sweep, signature = self.records.run, self.records.sweep, self.records.signature
+        if read_test and sweep.split == "test":
+            ledger.end_test_read(run)
         at = {(point.arm, point.sampler): point for point in points}
         return {
-            "run": str(self.run),
-            "setting": self.sweep.setting,
-            "split": self.sweep.split,
-            "n": self.sweep.n,
-            "seed": self.sweep.seed,
-            "protocol": self.signature["protocol"],
-            "signature": self.signature,
+            "run": str(run),
+            "setting": sweep.setting,
+            "split": sweep.split,
+            "n": sweep.n,
+            "seed": sweep.seed,
+            "protocol": signature["protocol"],
+            "signature": signature,
             "real": real,
             "points": [at[arm.name, str(sampler)] for arm, sampler in asked],
             "super_baseline": ledger.super_baseline(points, real),
-            "test_reads": ledger.test_reads(self.run),
+            "test_reads": ledger.test_reads(run),
         }
 
-    def _show(self, real: dict[str, float], *, pictures: bool = True) -> list[Point]:
-        """Bring TensorBoard and the super-baseline up to the records that are there, and return these."""
-        points = self._points()
-        log_points(self.folder, points, real, pictures=pictures)
-        ledger.write_super_baseline(self.run, self.sweep.setting, points, real)
+    def _show(self, real: dict[str, float], made: Sequence[Point], *, pictures: bool = True) -> list[Point]:
+        """Bring TensorBoard and the super-baseline up to the records that are there, and return these.
+
+        Points that were ``made`` count even where another machine wrote them and its disk does not show them yet.
+        """
+        records = self.records
+        at = {(point.arm, point.sampler): point for point in [*records.points(), *made]}
+        points = list(at.values())
+        log_points(records.folder, points, real, pictures=pictures)
+        ledger.write_super_baseline(records.run, records.sweep.setting, points, real)
         return points
 
     def _measure_points(
-        self,
-        todo: Iterable[tuple[Judged, list[Sampler]]],
-        points: int,
-        real: dict[str, float],
-        between: Callable[[], None],
-    ) -> None:
-        """Draw, measure and write what is to do, arm by arm."""
-        todo = [(arm, arm.draws(self.sweep.n, self.sweep.seed), samplers) for arm, samplers in todo if samplers]
-        # A unit of progress is a batch of texts, and the measuring of a point.
-        total = points + sum(
-            draws.batches(sampler, after=samplers[:i])
-            for arm, draws, samplers in todo
-            for i, sampler in enumerate(samplers)
-            if self._texts(arm, sampler) is None
-        )
-        done = 0
-        with Progress("evaluate", total=total) as progress:
+        self, todo: Sequence[tuple[Judged, Sampler]], likelihoods: dict[str, Scores], real: dict[str, float]
+    ) -> list[Point]:
+        """Draw, measure and write the points to do, each of them on some rank; returns all, without texts."""
+        ranks, records = self.ranks, self.records
+        units = shared_out(todo, ranks.size)
+        made: list[Point] = []
+        arm = None
+        with Progress("evaluate", total=self._steps(units) if ranks.first else 0) as progress:
+
+            def catch_up() -> None:
+                """The first rank tells what all have done."""
+                if ranks.first:
+                    while progress.steps < ranks.tally("steps", 0):
+                        progress.advance()
+                    for line in ranks.heard():
+                        say(line)
 
             def next_batch() -> None:
-                between()
-                progress.advance()
+                self.between()
+                ranks.tally("steps")
+                catch_up()
                 progress.show()
 
-            while todo:
-                arm, draws, samplers = todo.pop(0)  # so that the texts it holds for several samplers can go
-                likelihood = self._likelihood(arm, between)
+            for number in ranks.take("units", len(units)):
+                if ranks.first and arm is not None and arm is not units[number][0]:
+                    self._show(real, made, pictures=False)
+                arm, samplers = units[number]
+                draws = arm.draws(records.sweep.n, records.sweep.seed)
                 for sampler in samplers:
                     began = time.monotonic()
-                    texts = self._texts(arm, sampler)
-                    if texts is None:
-                        drawn = draws(sampler, next_batch)
-                        decoded = [self.tokenizer.decode(ids) for ids in drawn.ids]
-                        # Of latents log p(x|z) is known, and not the log-likelihood that measures ask for.
-                        known = None if isinstance(arm.generator, LatentGenerator) else drawn.log_probs
-                        texts = TextSet(decoded, known, drawn.lengths, drawn.truncated, sampler.plain)
-                    between()
-                    point = self._point(arm, sampler, texts, likelihood)
-                    write_point(self._path(arm, sampler), point)
-                    progress.advance()
-                    done += 1
+                    texts = records.texts(arm, sampler) or self._drawn(arm, draws, sampler, next_batch)
+                    self.between()
+                    point = self._point(arm, sampler, texts, likelihoods[arm.name])
+                    write_point(records.path(arm, sampler), point)
+                    made.append(replace(point, texts=[], per_text={}))
+                    ranks.tally("steps")
                     shown = " ".join(f"{name} {point.values[name]:.4g}" for name in SHOWN if name in point.values)
-                    say(f"{done}/{points} {arm.name} {sampler}: {shown} ({time.monotonic() - began:.0f} s)")
-                self._show(real, pictures=False)
+                    at, seconds = f"{ranks.tally('points')}/{len(todo)}", time.monotonic() - began
+                    ranks.tell(f"{at} {arm.name} {sampler}: {shown} ({seconds:.0f} s)")
+                    catch_up()
+            parts = ranks.collect(made)
+            catch_up()
+        return [point for part in parts for point in part]
 
-    def _likelihood(self, arm: Judged, between: Callable[[], None]) -> Scores:
+    def _steps(self, units: Sequence[tuple[Judged, Sequence[Sampler]]]) -> int:
+        """Units of progress: a batch of texts, and the measuring of a point."""
+        sweep = self.records.sweep
+        batches = [
+            arm.draws(sweep.n, sweep.seed).batches(sampler, after=samplers[:i])
+            for arm, samplers in units
+            for i, sampler in enumerate(samplers)
+            if self.records.texts(arm, sampler) is None
+        ]
+        return sum(batches) + sum(len(samplers) for _, samplers in units)
+
+    def _drawn(self, arm: Judged, draws: Drawer, sampler: Sampler, next_batch: Callable[[], None]) -> TextSet:
+        drawn = draws(sampler, next_batch)
+        decoded = [self.tokenizer.decode(ids) for ids in drawn.ids]
+        # Of latents log p(x|z) is known, and not the log-likelihood that measures ask for.
+        known = None if isinstance(arm.generator, LatentGenerator) else drawn.log_probs
+        return TextSet(decoded, known, drawn.lengths, drawn.truncated, sampler.plain)
+
+    def _likelihood(self, arm: Judged) -> Scores:
         """What the arm makes of real text; of a VAE as some record of it says, for to bound it takes minutes."""
-        if not isinstance(arm.generator, LatentGenerator):
-            return self.held_out(arm, self.device, between)
-        how = ("data", "split", "held_out", "textgan")
-        for path in sorted((self.folder / arm.name).glob("*.json")):
-            point = _point_at(path)
-            if point is not None and all(point.signature.get(key) == self.signature[key] for key in how):
-                values, groups = (
-                    {name: own[name] for name in HELD_OUT if name in own} for own in (point.values, point.groups)
-                )
-                return Scores(values, {}, groups)
-        if arm.generator.has_density:
-            say(f"{arm.name}: likelihood by {self.sweep.iw_samples} draws of the latent of each text ...")
-        return self.held_out(arm, self.device, between)
+        if isinstance(arm.generator, LatentGenerator):
+            kept = self.ranks.first_does(lambda: self.records.likelihood(arm))
+            if kept is not None:
+                return kept
+            if arm.generator.has_density:
+                draws = self.records.sweep.iw_samples
+                say(f"{arm.name}: likelihood by {draws} draws of the latent of each text ...")
+        return self.held_out(arm, self.device, self.between, self.ranks)
 
     def _point(self, arm: Judged, sampler: Sampler, texts: TextSet, likelihood: Scores) -> Point:
         found = measure_all(self.measures, texts)
         whole = Scores(found.values | likelihood.values, {}, found.groups | likelihood.groups, found.per_text)
+        sweep = self.records.sweep
         return Point(
             arm=arm.name,
             sampler=str(sampler),
-            split=self.sweep.split,
-            n=self.sweep.n,
-            seed=self.sweep.seed,
-            signature=self.signature,
+            split=sweep.split,
+            n=sweep.n,
+            seed=sweep.seed,
+            signature=self.records.signature,
             values=whole.values,
             intervals={name: [low, high] for name, (_, low, high) in whole.intervals().items()},
             groups=whole.groups,
@@ -287,60 +327,3 @@ class _Job:
             training_seed=arm.training_seed,
             weights=arm.weights,
         )
-
-    def _path(self, arm: Judged, sampler: Sampler) -> Path:
-        sweep = self.sweep
-        return point_path(self.run, arm.name, str(sampler), split=sweep.split, n=sweep.n, seed=sweep.seed)
-
-    def _record(self, arm: Judged, sampler: Sampler, *, texts: bool) -> Point | None:
-        """The record that stands there, of whatever signature; None where there is none of these weights."""
-        point = _point_at(self._path(arm, sampler), texts=texts)
-        return point if point is not None and point.weights == arm.weights else None
-
-    def _kept(self, arm: Judged, sampler: Sampler) -> Point | None:
-        """The record that need not be made again."""
-        point = self._record(arm, sampler, texts=False)
-        return point if point is not None and point.signature == self.signature else None
-
-    def _texts(self, arm: Judged, sampler: Sampler) -> TextSet | None:
-        """The texts of a record that was measured otherwise, but drawn alike: they need not be drawn again."""
-        point = self._record(arm, sampler, texts=True)
-        how = ("sampling", "textgan")  # the version, as another one may draw otherwise
-        if point is None or any(point.signature.get(key) != self.signature[key] for key in how):
-            return None
-        own = point.per_text
-        return TextSet(point.texts, own.get("log_prob"), own.get("tokens"), own["truncated"], sampler.plain)
-
-    def _points(self) -> list[Point]:
-        """All records of this setting and signature, those of earlier calls with other samplers too."""
-        found = (_point_at(path) for path in sorted(self.folder.glob("*/*.json")))
-        return [point for point in found if point is not None and point.signature == self.signature]
-
-    def _remove_stale(self, judged: Iterable[Judged]) -> None:
-        """Remove records of weights that these arms no longer have: beside new ones they would make a false curve."""
-        for arm in judged:
-            paths = sorted((self.folder / arm.name).glob("*.json"))
-            stale = [path for path in paths if (point := _point_at(path)) is not None and point.weights != arm.weights]
-            for path in stale:
-                for suffix in (".json", ".npz", ".jsonl.gz"):
-                    path.with_suffix(suffix).unlink(missing_ok=True)
-            if stale:
-                say(f"{arm.name}: removed {len(stale)} records of other weights than it has now")
-
-    def _real(self) -> dict[str, float]:
-        """Values of real text, computed once."""
-        path = self.folder / "real.json"
-        kept = ledger.read_json(path)
-        if filled_in(kept.get("signature", {})) != self.signature:
-            kept = {"signature": self.signature, "values": real_values(self.measures, self.sweep.n)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(kept, indent=1, ensure_ascii=False))
-        return kept["values"]
-
-
-def _point_at(path: Path, *, texts: bool = False) -> Point | None:
-    """The record there; None where there is none, a broken one, or one that an older version wrote."""
-    try:
-        return read_point(path, texts=texts)
-    except UserError:
-        return None

@@ -30,6 +30,7 @@ from textgan.sampling.samplers import Drawer
 from textgan.training.checkpoint import load_for_sampling
 from textgan.training.evaluation import LIKELIHOOD_SEED, text_nll
 from textgan.training.experiment import say
+from textgan.training.ranks import Ranks
 
 BATCH_SIZE = 256  # part of how texts are drawn: rounding may tip a draw where it changes
 LIKELIHOOD_BATCH = 64
@@ -75,9 +76,9 @@ class Judged:
             batch_size=BATCH_SIZE,
         )
 
-    def nll(self, dataset: TokenDataset, device: torch.device) -> torch.Tensor:
+    def nll(self, dataset: TokenDataset, device: torch.device, ranks: Ranks | None = None) -> torch.Tensor:
         """Exact negative log-likelihood (N,) of each row, nats, end counted; not of a VAE, which has a bound."""
-        return text_nll(self.generator, dataset, batch_size=LIKELIHOOD_BATCH, device=device)
+        return text_nll(self.generator, dataset, batch_size=LIKELIHOOD_BATCH, device=device, ranks=ranks)
 
 
 def load_arm(name: str, folder: Path, device: torch.device) -> Judged:
@@ -177,16 +178,26 @@ class HeldOut:
         parts["iw_samples"] = self.iw_samples
         return {"held_out": {**parts, "vocabulary": self._vocabulary}}
 
-    def __call__(self, arm: Judged, device: torch.device, between: Callable[[], None] = lambda: None) -> Scores:
-        """The values of an arm; ``between`` is called now and then, and what it raises ends the work."""
+    def __call__(
+        self,
+        arm: Judged,
+        device: torch.device,
+        between: Callable[[], None] = lambda: None,
+        ranks: Ranks | None = None,
+    ) -> Scores:
+        """The values of an arm; ``between`` is called now and then, and what it raises ends the work.
+
+        ``ranks`` share out the texts; all of them have to call this.
+        """
+        ranks = ranks or Ranks()
         found, counts = {}, {}
         if not isinstance(arm.generator, LatentGenerator):
-            nll, train = (arm.nll(texts, device).cpu().numpy() for texts in (self.held_out, self.train))
+            nll, train = (arm.nll(texts, device, ranks).numpy() for texts in (self.held_out, self.train))
             found = self._likelihood(nll, train, self.train)
         else:
             if arm.generator.has_density:
                 texts = (self.held_out, self.bounded_train)
-                nll, train = (self._bound(arm.generator, part, device, between) for part in texts)
+                nll, train = (self._bound(arm.generator, part, device, between, ranks) for part in texts)
                 found = self._likelihood(nll, train, self.bounded_train)
             if arm.generator.source != "aggregate" and len(self.held_out) > 1:
                 of_latent, counts = self._latent(arm.generator, device)
@@ -213,7 +224,12 @@ class HeldOut:
         return found
 
     def _bound(
-        self, generator: LatentGenerator, dataset: TokenDataset, device: torch.device, between: Callable[[], None]
+        self,
+        generator: LatentGenerator,
+        dataset: TokenDataset,
+        device: torch.device,
+        between: Callable[[], None],
+        ranks: Ranks,
     ) -> np.ndarray:
         """Upper bounds (N,) of negative log-likelihoods; of all sources of one VAE found at once."""
         key = (generator.vae, dataset)
@@ -227,8 +243,9 @@ class HeldOut:
                 batch_size=LIKELIHOOD_BATCH,
                 device=device,
                 between=between,
+                share=ranks.share,
             )
-            self._bounds[key] = dict(zip(sources, found.numpy(), strict=True))
+            self._bounds[key] = dict(zip(sources, ranks.add(found).numpy(), strict=True))
         return self._bounds[key][generator.source]
 
     def _latent(

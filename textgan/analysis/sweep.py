@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from textgan.analysis.judged import DERIVED, REFERENCES, Judged
@@ -60,3 +60,21 @@ def check_samplers(sweep: Sweep, judged: Sequence[Judged]) -> None:
         raise UserError(f"z_temperature is for arms with latents, unlike {skipped}; give other samplers")
     if skipped:
         say(f"note: z_temperature skipped for {skipped}: no latents")
+
+
+def shared_out(todo: Iterable[tuple[Judged, Sampler]], size: int) -> list[tuple[Judged, list[Sampler]]]:
+    """The points in parts that a rank does in a row, arm by arm.
+
+    Samplers that choose among the same texts, which are drawn once, are one part, the first of its arm as it is the
+    longest; where that makes fewer parts than there are ranks, they part.
+    """
+    together: dict[tuple[str, Sampler | None], tuple[Judged, list[Sampler]]] = {}
+    alone = []
+    for arm, sampler in todo:
+        key = (arm.name, None if sampler.of_plain_texts else sampler)
+        together.setdefault(key, (arm, []))[1].append(sampler)
+        alone.append((arm, [sampler]))
+    if len(together) < size:
+        return alone
+    order = list(dict.fromkeys(name for name, _ in together))
+    return sorted(together.values(), key=lambda part: (order.index(part[0].name), -len(part[1])))

@@ -119,23 +119,26 @@ def evaluate(
     commanded = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     given = {"n": n, "seed": seed, "samplers": samplers, "embedders": embedders, "lm": lm, "split": split}
     given["iw_samples"] = iw_samples
-    sweep = _sweep({name: value for name, value in given.items() if name in commanded}, protocol_name, arms)
 
     from textgan.analysis.evaluate import evaluate as evaluate_run
     from textgan.ops.devices import pick_device
     from textgan.training.interrupt import Interrupt
+    from textgan.training.ranks import joined, local_device
 
     command = shlex.join(["textgan", *sys.argv[1:]])
+    where = pick_device(device)
     try:
-        with Interrupt() as interrupt:
-            result = evaluate_run(run, sweep, device=pick_device(device), command=command, between=interrupt.check)
+        with (
+            joined(where, "what is done stays; the same command goes on, with any number of processes") as ranks,
+            Interrupt(quiet=not ranks.first) as interrupt,
+        ):
+            sweep = _sweep({name: value for name, value in given.items() if name in commanded}, protocol_name, arms)
+            settings = {"device": local_device(where), "command": command, "between": interrupt.check}
+            result = evaluate_run(run, sweep, **settings, ranks=ranks)
+            click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False) if as_json else _table(result, sweep))
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with: {command}", err=True)
         raise
-    if as_json:
-        click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
-        return
-    click.echo("\n".join(_table(result, _headline(sweep))))
 
 
 def _headline(sweep: Sweep) -> tuple[str, ...]:
@@ -213,10 +216,10 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "points": points}
 
 
-def _table(result: dict[str, Any], headline: tuple[str, ...]) -> list[str]:
+def _table(result: dict[str, Any], sweep: Sweep) -> str:
     """A row for each point, under its arm, with real text above and half the width of the 95 % interval behind ±."""
     points = result["points"]
-    names = [name for name in headline if any(name in point.values for point in points)]
+    names = [name for name in _headline(sweep) if any(name in point.values for point in points)]
     rows = [["", *names], ["real text", *(_number(result["real"].get(name)) for name in names)]]
     for point in points:
         cells = [_number(point.values.get(name), point.intervals.get(name)) for name in names]
@@ -232,7 +235,7 @@ def _table(result: dict[str, Any], headline: tuple[str, ...]) -> list[str]:
         about += f", protocol {result['protocol']}"
     if result["test_reads"]:
         about += f"; looks at the test split so far: {result['test_reads']}"
-    return [about, "", *lines, *_bounds_told(result, names)]
+    return "\n".join([about, "", *lines, *_bounds_told(result, names)])
 
 
 def _bounds_told(result: dict[str, Any], names: list[str]) -> list[str]:

@@ -63,6 +63,11 @@ class Sampler:
         """Whether it changes nothing: ancestral sampling from the model itself."""
         return self == PLAIN
 
+    @property
+    def of_plain_texts(self) -> bool:
+        """Whether it gives plain texts, all or chosen ones: those are drawn once for all such samplers."""
+        return self.plain or self.family == "rejection"
+
     def fits(self, generator: object) -> bool:
         """Whether this model can be drawn from so: temperatures of latents are for models that have some."""
         return self.family != LATENT_FAMILY or isinstance(generator, LatentGenerator)

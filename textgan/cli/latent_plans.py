@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textgan.cli.latent import Request
@@ -80,29 +81,34 @@ class Reader:
         return torch.cat(parts)
 
 
-class Likeness:
-    """How like the texts that were read are those that were written, token by token of the model."""
+def likeness(eos_id: int) -> Callable[[Job, list[int]], dict]:
+    """What makes the fields of a record on how like the text that was read is the one that was written, in tokens."""
+    from textgan.metrics.edits import edit_distance
 
-    def __init__(self, eos_id: int):
-        self.eos_id = eos_id
-        self.targets: list[list[list[int]]] = []
-        self.written: list[list[int]] = []
-        self.edits, self.exact = 0, 0
+    def compare(job: Job, ids: list[int]) -> dict:
+        target, written = list(job.target), [token for token in ids if token != eos_id]
+        return {"edit_distance": edit_distance(target, written), "exact": ids == [*target, eos_id]}
 
-    def compare(self, job: Job, ids: list[int]) -> dict:
-        """Fields of a record; the text counts in :meth:`told`."""
-        from textgan.metrics.edits import edit_distance
+    return compare
 
-        target, written = list(job.target), [token for token in ids if token != self.eos_id]
-        fields = {"edit_distance": edit_distance(target, written), "exact": ids == [*target, self.eos_id]}
-        self.targets.append([target])
-        self.written.append(written)
-        self.edits += fields["edit_distance"]
-        self.exact += fields["exact"]
-        return fields
+
+class Rewritings:
+    """Counts up the records of texts written anew."""
+
+    def __init__(self) -> None:
+        self.targets: list[list[list[str]]] = []
+        self.written: list[list[str]] = []
+        self.edits, self.exact, self.log_prob = 0, 0, 0.0
+
+    def add(self, record: dict) -> None:
+        self.targets.append([record["input_tokens"]])
+        self.written.append(record["tokens"][:-1] if record["finish_reason"] == "eos" else record["tokens"])
+        self.edits += record["edit_distance"]
+        self.exact += record["exact"]
+        self.log_prob += record["input_log_prob_given_z"]
 
     def told(self) -> str:
-        """One line on all texts compared: exact copies, corpus BLEU (Papineni et al. 2002), edits.
+        """One line on all: exact copies, corpus BLEU (Papineni et al. 2002), edits, log p(x|z).
 
         BLEU-4, or of the order of the longest text where that is shorter: of exact copies it is 1.
         """
@@ -116,13 +122,12 @@ class Likeness:
         exact = f"{self.exact} exact ({100 * self.exact / N:.0f} %)"
         return (
             f"{N} text{'s' * (N != 1)} compared: {exact}, BLEU-{order} {bleu:.3f}, "
-            f"edit distance {self.edits / N:.1f} of {length:.1f} tokens"
+            f"edit distance {self.edits / N:.1f} of {length:.1f} tokens, log p(x|z) {self.log_prob / N:.2f} nats a text"
         )
 
 
 def _rewriting_plan(model: SamplingModel, request: Request, ids: list[list[int]], read: Reader, n: int) -> Plan:
-    tokenizer, likeness = model.tokenizer, Likeness(model.tokenizer.eos_id)
-    log_probs: list[float] = []
+    tokenizer, rewritings = model.tokenizer, Rewritings()
 
     def jobs(rows: range) -> list[Job]:
         first = rows[0] // n
@@ -138,10 +143,6 @@ def _rewriting_plan(model: SamplingModel, request: Request, ids: list[list[int]]
             made.append(Job(fields, row, z=reading.means.z[i - first], target=ids[i]))
         return made
 
-    def compare(job: Job, written: list[int]) -> dict:
-        log_probs.append(job.fields["input_log_prob_given_z"])
-        return likeness.compare(job, written)
-
     def block(record: dict, width: int | None) -> str:
         edits, tokens = record["edit_distance"], len(record["input_tokens"])
         told = "exact" if record["exact"] else f"edit distance {edits} of {tokens} tokens"
@@ -156,8 +157,9 @@ def _rewriting_plan(model: SamplingModel, request: Request, ids: list[list[int]]
         told="z at the posterior mean of each text",
         latents={"source": "posterior mean"},
         repeats="versions of a text",
-        compare=compare,
-        closing=lambda: f"{likeness.told()}, log p(x|z) {sum(log_probs) / len(log_probs):.2f} nats a text",
+        compare=likeness(tokenizer.eos_id),
+        heed=rewritings.add,
+        closing=rewritings.told,
     )
 
 
@@ -276,7 +278,6 @@ def _around_plan(
             rows.insert(0, ("text", text))
         return labelled(rows, width, max(len("text"), len(str(n))))
 
-    likeness = Likeness(model.tokenizer.eos_id)
     return Plan(
         n,
         jobs,
@@ -284,6 +285,6 @@ def _around_plan(
         between="",
         told=f"z {request.radius:g} posterior deviations from the mean of the text",
         latents={"source": "around the posterior mean", "radius": request.radius},
-        compare=likeness.compare,
+        compare=likeness(model.tokenizer.eos_id),
         draws_latents=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from click.core import ParameterSource
 from textgan.cli.latent import NAMES, drawn_latents, finite, latent_options, load_model, read_request
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
-from textgan.cli.writing import Job, Plan, write
+from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,47 +132,70 @@ def sample(
     It reads words that it does not know as <unk>, and writes greedily from where texts are unless --temperature is
     given. Its log-probability is given z: that of the text itself is not known.
     """
-    check_output(lines=lines, as_json=as_json, output=output)
-    given = given_prompts(prompt, prompts)
-    request = read_request({name: options.pop(name) for name in NAMES}, prompted=bool(given))
-    commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    greedy = request.task is not None and "temperature" not in commanded
-    settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
-
     from textgan.ops.devices import pick_device
     from textgan.sampling.decode import rows_that_fit
+    from textgan.training.ranks import joined, local_device
 
-    model = load_model(source, pick_device(device), request)
-    batch_size = batch_size or rows_that_fit(model.generator)
-    settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
-    fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
-    if request.task:
-        from textgan.cli.latent_plans import latent_plan
+    where = pick_device(device)
+    with joined(where, "run the same command again: the same seed gives the same texts") as ranks:
+        check_output(lines=lines, as_json=as_json, output=output)
+        # Standard input can be read by one of them.
+        given = ranks.first_does(lambda: given_prompts(prompt, prompts))
+        asked = {name: options.pop(name) for name in NAMES}
+        request = ranks.first_does(lambda: read_request(asked, prompted=bool(given)))
+        commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        greedy = request.task is not None and "temperature" not in commanded
+        settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
+        model = load_model(source, local_device(where), request)
+        batch_size = batch_size or rows_that_fit(model.generator)
+        settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
+        fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
+        if request.task:
+            from textgan.cli.latent_plans import latent_plan
 
-        n = num_samples or (5 if request.task == "around" else 1)
-        plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
-    else:
-        n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
-        plan = _plan(model, given, n)
-    shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
-    beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
-    told = [plan.told] if plan.told else []
-    say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
-    if n > 1 and fixed and not plan.draws_latents:
-        say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
-    if (settings["max_new_tokens"] or 0) > model.generator.block_size:
-        say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
+            n = num_samples or (5 if request.task == "around" else 1)
+            plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
+        else:
+            n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
+            plan = _plan(model, given, n)
+        shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
+        beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
+        told = [plan.told] if plan.told else []
+        say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
+        if n > 1 and fixed and not plan.draws_latents:
+            say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
+        if (settings["max_new_tokens"] or 0) > model.generator.block_size:
+            say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
 
-    total, done, cut, stopped = plan.total, 0, 0, False
-    with sink(output) as (put, width), progress(total, visible=width is None and total > batch_size) as advance:
+        batches = write_all(model, plan, settings, seed=seed, allow_unk=allow_unk, batch_size=batch_size, ranks=ranks)
+        form = json_lines if as_json else text_lines if lines else None
+        stopped = _put(batches, plan, output if ranks.first else None, form, bar=plan.total > batch_size)
+    if stopped:
+        ctx.exit(130)
+
+
+def _put(
+    batches: Iterator[list[dict]],
+    plan: Plan,
+    output: str | None,
+    form: Callable[[list[dict]], str] | None,
+    *,
+    bar: bool,
+) -> bool:
+    """Print the batches, or write them into a file, and tell of them; returns whether Ctrl-C ended them early.
+
+    ``form``: what is put for a batch; None: blocks as people read them.
+    """
+    done, cut, stopped = 0, 0, False
+    with sink(output) as (put, width), progress(plan.total, visible=width is None and bar) as advance:
         try:
-            while done < total:
-                rows = range(done, min(done + batch_size, total))
-                records = write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk)
-                if as_json or lines:
-                    put(json_lines(records) if as_json else text_lines(records))
+            for records in batches:
+                if form is not None:
+                    put(form(records))
                 else:
                     put((plan.between if done else "") + plan.between.join(plan.block(r, width) for r in records))
+                for record in records:
+                    plan.heed(record)
                 done += len(records)
                 cut += sum(record["finish_reason"] == "length" for record in records)
                 advance(len(records))
@@ -182,8 +206,8 @@ def sample(
     if plan.closing and done:
         say(plan.closing())
     if stopped:
-        say(f"stopped: {done} of {total} texts are written")
-        ctx.exit(130)
+        say(f"stopped: {done} of {plan.total} texts are written")
+    return stopped
 
 
 def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from textgan.sampling.decode import Sample
     from textgan.training.checkpoint import SamplingModel
+    from textgan.training.ranks import Ranks
 
 
 class Job(NamedTuple):
@@ -46,7 +48,8 @@ class Plan:
         told: where latents come from, in words; empty for models without.
         latents: the same for records; None for models without.
         compare: fields about a text written by a job, given its ids.
-        closing: the last word on all texts so far.
+        heed: counts a record in for ``closing``.
+        closing: the last word on all records that were counted in.
         draws_latents: whether texts differ even where no token is drawn.
         repeats: what is alike where nothing is drawn.
     """
@@ -58,9 +61,32 @@ class Plan:
     told: str = ""
     latents: dict | None = None
     compare: Callable[[Job, list[int]], dict] = lambda job, ids: {}
+    heed: Callable[[dict], None] = lambda record: None
     closing: Callable[[], str] | None = None
     draws_latents: bool = False
     repeats: str = "texts of a prompt"
+
+
+def write_all(
+    model: SamplingModel, plan: Plan, settings: dict, *, seed: int, allow_unk: bool, batch_size: int, ranks: Ranks
+) -> Iterator[list[dict]]:
+    """Batches of what ``--json`` prints, in their order and all of them on each rank, which writes every size-th.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; with several ranks when the batches are done that they have in hand.
+    """
+    from textgan.training.interrupt import Interrupt
+
+    batches = [range(start, min(start + batch_size, plan.total)) for start in range(0, plan.total, batch_size)]
+    # A rank that left the others in the middle of a turn would be lost to them.
+    with Interrupt(quiet=not ranks.first) if ranks.size > 1 else nullcontext() as interrupt:
+        for turn in range(0, len(batches), ranks.size):
+            own = batches[turn:][ranks.rank : ranks.rank + 1]
+            written = [write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk) for rows in own]
+            for part in ranks.collect(written):
+                yield from part
+            if interrupt and ranks.any(interrupt.requested):
+                raise KeyboardInterrupt
 
 
 def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed: int, allow_unk: bool) -> list[dict]:

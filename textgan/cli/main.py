@@ -14,6 +14,7 @@ from textgan.errors import UserError
 # Commands stand in textgan/cli/<name>.py under the same name. They import torch inside their functions, so that
 # `textgan --help` answers at once.
 COMMANDS = ("train", "sample", "score", "evaluate", "compare", "certify", "data", "config")
+SHARED = ("train", "sample", "evaluate")  # those that processes of torchrun do together
 
 # Read when torch loads: threads that wait for each other sleep instead of spinning. Where anything else runs on the
 # machine, spinning makes a training step on two cores up to fifteen times slower; on an idle one they are equal.
@@ -39,6 +40,9 @@ class _Commands(click.Group):
             near = difflib.get_close_matches(name, COMMANDS, 1)
             hint = f"did you mean `{near[0]}`?" if near else f"commands: {', '.join(COMMANDS)}"
             ctx.fail(f"unknown command `{name}`; {hint}")
+        if _several() and name in COMMANDS and name not in SHARED:
+            shared = ", ".join(f"`{command}`" for command in SHARED)
+            ctx.fail(f"torchrun is for {shared}, whose work processes share; run `textgan {name}` without it")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx):
@@ -67,12 +71,20 @@ def cli(debug: bool) -> None:
     """
 
 
+def _several() -> bool:
+    """Whether torchrun started several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def main() -> None:
     """Run the command line and exit: 0 fine, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C."""
     try:
         code = cli.main(prog_name="textgan", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
+        if _several() and os.environ.get("RANK") != "0":
+            # All find the same fault, and one says it: were this to fail first, torchrun would end that one before.
+            sys.exit(0)
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from tests.processes import children, on_ranks, torchrun
 from tests.test_adversarial import left_behind, setting
 from textgan.errors import UserError
 from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
@@ -21,27 +22,6 @@ from textgan.training.ranks import Ranks, joined
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "configs" / "smoke.yaml"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _work(rank, size, port, function, folder, args):
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    with joined(torch.device("cpu"), "go on") as ranks:
-        torch.save(function(ranks, *args), folder / f"{rank}.pt")
-
-
-def on_ranks(size, function, folder, *args):
-    """What ``function(ranks, *args)`` returns on each of ``size`` processes."""
-    folder.mkdir(exist_ok=True)
-    mp.spawn(_work, (size, free_port(), function, folder, args), nprocs=size)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
-
 
 # ------------------------------------------------------------------------------------------- the parts
 
@@ -77,7 +57,15 @@ def _told(ranks):
     else:
         texts, lengths = torch.tensor([[3, 9]]), torch.tensor([2])
     ids, ends = ranks.gather_texts(texts, lengths, 3, pad_id=9)
+    taken = list(ranks.take("tasks", 5))
+    for number in taken:
+        ranks.tell(f"{number} is done")
+    everything = ranks.collect(taken)
     return {
+        "taken": everything,
+        "heard": list(ranks.heard()) if ranks.first else [],
+        "tally": ranks.tally("tasks", 0),
+        "sum": ranks.add(torch.tensor([0.1, 0.0]) if ranks.first else torch.tensor([0.0, 0.3])),
         "ids": ids,
         "lengths": ends,
         "same": ranks.same(f"of rank {ranks.rank}"),
@@ -96,6 +84,10 @@ def test_what_ranks_tell_each_other(tmp_path):
         assert found["collected"] == [0, 10]
         assert found["any"] == [True, False]
         assert found["first"] == "done by 0"
+        assert sorted(found["taken"][0] + found["taken"][1]) == list(range(5))
+        assert sorted(found["heard"]) == ([f"{i} is done" for i in range(5)] if rank == 0 else [])
+        assert found["tally"] == 7  # each asked once more, in vain
+        assert found["sum"].tolist() == torch.tensor([0.1, 0.3]).tolist()
         assert found["stream"] == (rank,)
 
 
@@ -113,6 +105,61 @@ def test_an_error_of_the_first_ends_all(tmp_path):
     assert on_ranks(2, _failing, tmp_path / "out") == ["the folder is full", "the first process stopped"]
 
 
+def _fail_on_one(ranks):
+    if ranks.rank == 1:
+        raise UserError("rank 1 has no room")
+    ranks.collect(0)
+
+
+def _fail_in_all(ranks):
+    raise UserError("no such run")
+
+
+def _fail_first(ranks):
+    ranks.first_does(lambda: _fail_in_all(ranks))
+
+
+def _stop_one(ranks):
+    if ranks.rank == 1:
+        raise KeyboardInterrupt
+    ranks.collect(0)
+
+
+def _leave(ranks):
+    if ranks.rank == 0:
+        ranks.collect(0)
+
+
+def _ends(rank, ports, works, folder):
+    """How this rank ends each of these works."""
+    ends = []
+    for port, work in zip(ports, works, strict=True):
+        where = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in where.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        try:
+            with joined(torch.device("cpu"), "go on like this") as ranks:
+                work(ranks)
+            ends.append("done")
+        except BaseException as error:
+            ends.append(f"{type(error).__name__}: {error}")
+    torch.save(ends, folder / f"{rank}.pt")
+
+
+def test_what_ends_them_is_said_by_one(tmp_path):
+    works = [_fail_on_one, _fail_in_all, _fail_first, _stop_one, _leave]
+    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in works]  # as torchrun does
+    mp.spawn(_ends, ([store.port for store in stores], works, tmp_path), nprocs=2)
+    ends = list(zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True))
+    assert ends[0] == ("SystemExit: 1", "UserError: rank 1 has no room")
+    assert sorted(ends[1]) == ["SystemExit: 1", "UserError: no such run"]
+    assert ends[2] == ("UserError: no such run", "SystemExit: 1")
+    assert ends[3] == ("KeyboardInterrupt: ", "SystemExit: 130")
+    lost, left = ends[4]
+    assert left == "done"
+    assert lost.startswith("UserError: another process of this run is gone (")
+    assert lost.endswith("); go on like this")
+
+
 def test_one_process_alone_needs_nothing():
     alone = Ranks()
     x = torch.randn(3, 2, requires_grad=True)
@@ -122,6 +169,10 @@ def test_one_process_alone_needs_nothing():
     assert alone.same(5) == 5
     assert alone.collect(5) == [5]
     assert alone.stream == ()
+    assert list(alone.take("tasks", 3)) == [0, 1, 2]
+    alone.tell("小猫")
+    assert list(alone.heard()) == ["小猫"]
+    assert list(alone.heard()) == []
     assert alone.first
 
 
@@ -168,24 +219,6 @@ EQUAL = (
 )
 
 
-def torchrun(size, *args, **options):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={size}",
-        f"--master-port={free_port()}",
-    ]
-    return subprocess.Popen(
-        [*command, "-m", "textgan", "train", str(SMOKE), *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
 def alone(*args):
     return subprocess.run([sys.executable, "-m", "textgan", "train", str(SMOKE), *map(str, args)], check=True)
 
@@ -211,7 +244,7 @@ def assert_same_log(one, two):
 
 def test_two_processes_train_what_one_does(tmp_path):
     alone("--run", tmp_path / "one", *EQUAL)
-    together = torchrun(2, "--run-folder", tmp_path / "two", *EQUAL)
+    together = torchrun(2, "train", SMOKE, "--run-folder", tmp_path / "two", *EQUAL)
     out, err = together.communicate(timeout=300)
     assert together.returncode == 0, err
     assert err.count("next: ") == out.count("real text") == 1  # one process speaks
@@ -220,19 +253,18 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_number(tmp_path):
     options = [o for o in EQUAL if not o.startswith("mle.max")] + ["mle.max_steps=300", "checkpoint.every=20"]
-    together = torchrun(2, "--run-folder", tmp_path / "run", *options, start_new_session=True)
+    together = torchrun(2, "train", SMOKE, "--run-folder", tmp_path / "run", *options, start_new_session=True)
     while not (tmp_path / "run/checkpoints/last").exists():
         assert together.poll() is None, together.communicate()
         time.sleep(0.05)
-    children = Path(f"/proc/{together.pid}/task/{together.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(together)[-1], signal.SIGKILL)
     began = time.monotonic()
     _, err = together.communicate(timeout=60)
     assert time.monotonic() - began < 40
     assert together.returncode != 0
     assert "another process of this run is gone" in err or "stopped; go on with" in err
     assert "textgan/" not in err.replace(str(SMOKE), "")  # no traceback but torchrun's own
-    done = torchrun(3, "--run-folder", tmp_path / "run", *options, "--resume")
+    done = torchrun(3, "train", SMOKE, "--run-folder", tmp_path / "run", *options, "--resume")
     _, err = done.communicate(timeout=300)
     assert done.returncode == 0, err
     assert "resuming" in err
@@ -245,7 +277,7 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path):
         (["mle.batch_size=1"], "leaves no text for each of 2 processes"),
         (["vae={}", "adversarial=none"], "a run with a `vae` section is of one"),
     ):
-        together = torchrun(2, "--run-folder", tmp_path / "run", *options)
+        together = torchrun(2, "train", SMOKE, "--run-folder", tmp_path / "run", *options)
         _, err = together.communicate(timeout=120)
         assert together.returncode != 0
         assert reason in err

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from torch.distributed.run import get_args_parser
 
 from tests.benchmarks import vae_remedies
-from textgan.cli.main import cli
+from textgan.cli.main import SHARED, cli
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.data.story_grammar import load_grammar
@@ -124,6 +125,15 @@ def test_command_runs(desk, monkeypatch, command):
             arguments[at] = "It was a"
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+
+
+def test_torchrun_starts_what_its_lines_say():
+    lines = re.findall(r"^torchrun .*$", README, flags=re.M)
+    assert len(lines) == len(SHARED)
+    for line, name in zip(lines, SHARED, strict=True):
+        found = get_args_parser().parse_args(shlex.split(line)[1:])
+        assert (found.module, found.training_script, found.training_script_args[0]) == (True, "textgan", name)
+        cli.get_command(None, name).make_context(name, found.training_script_args[1:])  # knows all options
 
 
 def test_python_examples_run():

@@ -70,7 +70,7 @@ class Plan:
 def write_all(
     model: SamplingModel, plan: Plan, settings: dict, *, seed: int, allow_unk: bool, batch_size: int, ranks: Ranks
 ) -> Iterator[list[dict]]:
-    """Batches of what ``--json`` prints, in their order and all of them on each rank, which writes every size-th.
+    """Batches of what ``--json`` prints, in their order, on every rank; each rank writes one of them in turn.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; with several ranks when the batches are done that they have in hand.
@@ -81,11 +81,12 @@ def write_all(
     # A rank that left the others in the middle of a turn would be lost to them.
     with Interrupt(quiet=not ranks.first) if ranks.size > 1 else nullcontext() as interrupt:
         for turn in range(0, len(batches), ranks.size):
-            own = batches[turn:][ranks.rank : ranks.rank + 1]
+            own = batches[turn + ranks.rank :][:1]  # none where the last turn is short
             written = [write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk) for rows in own]
-            for part in ranks.collect(written):
-                yield from part
-            if interrupt and ranks.any(interrupt.requested):
+            of_ranks = ranks.collect((written, interrupt is not None and interrupt.requested))
+            for batch, _ in of_ranks:
+                yield from batch
+            if any(stopped for _, stopped in of_ranks):
                 raise KeyboardInterrupt
 
 

@@ -41,6 +41,15 @@ SWEEP = Sweep(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes have: more would round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @contextlib.contextmanager
 def as_joined(ranks, number=0):
     """Commands called within share their work among these ranks; each call needs a ``number`` of its own."""

@@ -42,7 +42,7 @@ from textgan.training.inputs import check_rows, encode, make_tokenizer, read_cor
 from textgan.training.interrupt import Interrupt
 from textgan.training.latent_gan import train_latent_gan
 from textgan.training.logging import flatten, open_log
-from textgan.training.mle import train_mle
+from textgan.training.mle import batch_plan, train_mle
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
@@ -333,7 +333,10 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         phase = getattr(config, name)
         if phase:
             steps = phase.max_steps + (phase.pretrain_steps if name == "vae" else 0)
-            facts["phases"][name] = {"steps": steps, "epochs": steps * phase.batch_size / rows["train"]}
+            an_update = phase.batch_size / rows["train"]
+            if name == "mle" and phase.batch_tokens:
+                an_update = 1 / batch_plan(splits["train"].lengths, phase, 0).batches_per_epoch
+            facts["phases"][name] = {"steps": steps, "epochs": steps * an_update}
     if config.vae:
         vae = build_vae(config, tokenizer.vocab_size)
         facts["encoder_parameters"] = sum(p.numel() for p in vae.encoder_parameters())

@@ -82,22 +82,6 @@ def test_a_dry_run_writes_nothing_and_refuses_what_the_run_would_refuse(tmp_path
     assert everything(tmp_path) == before
 
 
-def test_a_dry_run_says_at_which_step_the_run_goes_on(tmp_path):
-    assert train("--run", "a", "--max-steps", "2", "adversarial=none").exit_code == 0
-    done = train("--run", "a", "--max-steps", "2", "adversarial=none", "--resume", "--dry-run")
-    assert done.stdout.startswith("run: a, to be resumed at step 2\n")
-
-
-def test_a_dry_run_counts_epochs_by_what_batches_hold():
-    plain, narrow = (
-        json.loads(train("--dry-run", "--json", *options).stdout)
-        for options in ([], ["mle.batch_tokens=1"])  # a text a batch
-    )
-    rows, steps = plain["rows"]["train"], plain["phases"]["mle"]["steps"]
-    assert plain["phases"]["mle"]["epochs"] == pytest.approx(steps * 8 / rows)
-    assert narrow["phases"]["mle"]["epochs"] == pytest.approx(steps / rows)
-
-
 def test_ctrl_c_prints_a_command_that_goes_on_with_the_same_settings(tmp_path, monkeypatch):
     given = []
 

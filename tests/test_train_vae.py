@@ -14,7 +14,7 @@ from textgan.errors import UserError
 from textgan.sampling.decode import generate
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import importance_nll
-from textgan.training import report, run, vae
+from textgan.training import dry_run, report, run, vae
 from textgan.training.calibrate import calibrate
 from textgan.training.checkpoint import arms, find_checkpoint, load_for_sampling, load_state, load_weights, read_pointer
 from textgan.training.evaluation import text_nll
@@ -153,12 +153,12 @@ def test_texts_and_histograms_are_logged(whole):
 
 def test_a_dry_run_tells_of_encoder_and_vae(config, tmp_path):
     settings = config(*MLE, "vae.pretrain_steps=3")
-    facts = run.plan(settings, tmp_path / "run")
+    facts = dry_run.plan(settings, tmp_path / "run")
     assert facts["phases"]["vae"]["steps"] == 7
     model = vae.build_vae(settings, facts["vocab_size"])
     assert facts["vae_parameters"] == model.num_parameters()
     assert facts["encoder_parameters"] == sum(p.numel() for p in model.encoder_parameters())
-    assert f"vae: {model.num_parameters():,} parameters" in report.plan_text(settings, facts)
+    assert f"vae: {model.num_parameters():,} parameters" in dry_run.plan_text(settings, facts)
 
 
 def test_without_a_baseline_the_steps_start_at_zero(alone, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from textgan.analysis.runs import setting_of
 from textgan.configfile import load_config
 from textgan.errors import UserError
-from textgan.training import report, run, vae
+from textgan.training import dry_run, report, run, vae
 from textgan.training.checkpoint import load_for_sampling, load_weights
 from textgan.training.evaluation import text_nll
 
@@ -122,9 +122,9 @@ def test_a_vae_is_no_parent_and_nothing_is_written_before_that_is_said(config, t
 
 def test_a_parent_that_may_have_read_what_is_held_out_here_is_told_of(config, parents, tmp_path, capsys):
     options = ["mle=none", f"vae.init_from={parents / 'transformer'}"]
-    run.plan(config(*options), tmp_path / "run")
+    dry_run.plan(config(*options), tmp_path / "run")
     assert "warning" not in capsys.readouterr().err
-    run.plan(config(*options, "data.seed=1"), tmp_path / "run")
+    dry_run.plan(config(*options, "data.seed=1"), tmp_path / "run")
     told = capsys.readouterr().err
     assert told.count("was trained on other texts or another split of them") == 1
 

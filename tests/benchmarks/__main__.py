@@ -28,7 +28,7 @@ RACES: dict[str, Callable[[str], Iterator[Race]]] = {
     "bleu": lambda device: metrics_races.races("bleu", bar=None),
 }
 NAMES = (*RACES, "memory")
-TOOLS = ("metrics", "suite", "vae_remedies")
+TOOLS = ("cost", "metrics", "suite", "vae_remedies")
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """A relaxed pass and a whole adversarial iteration, in steps of maximum likelihood of the same batch and model."""
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import torch
@@ -9,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.benchmarks.mle import our_step
-from tests.benchmarks.models import BATCH, EOS, HEADS, LAYERS, LENGTH, VOCAB, WIDTH, hugging_face, ours
+from tests.benchmarks.models import BATCH, EOS, LENGTH, MIDDLE, VOCAB, Shape, hugging_face, ours
 from tests.benchmarks.race import Race
 from textgan.config import Config
 from textgan.data.dataset import Batch, TokenDataset
+from textgan.models.generator import Generator
 from textgan.ops.relaxation import gumbel_noise, soft
 from textgan.sampling.rollout import rollout, sample_ids
 from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
-from textgan.training.players import set_rates, set_up
+from textgan.training.players import Players, set_rates, set_up
 from textgan.training.ranks import Ranks
 
 READ = 256  # width of what reads the relaxed tokens in the race of a pass alone
@@ -28,9 +30,10 @@ def races(device: str) -> Iterator[Race]:
     yield iteration(device, shared=True)
 
 
-def full_batch(device: str) -> Batch:
-    rows = torch.randint(1, VOCAB, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(0)).to(device)
-    return Batch(rows, torch.full((BATCH,), LENGTH, device=device))
+def full_batch(device: str, shape: Shape = MIDDLE) -> Batch:
+    size = (shape.batch, shape.length + 1)
+    rows = torch.randint(1, shape.vocab, size, generator=torch.Generator().manual_seed(0)).to(device)
+    return Batch(rows, torch.full((shape.batch,), shape.length, device=device))
 
 
 def relaxed_pass(device: str) -> Race:
@@ -74,50 +77,65 @@ def _straight_through(relaxed: Tensor, chosen: Tensor) -> Tensor:
     return F.one_hot(chosen[:, 0], VOCAB) + relaxed - relaxed.detach()
 
 
-def players(device: str, **settings: object) -> tuple[SimpleNamespace, object, object]:
-    """What the steps of the adversarial phase need of a run, the players, and their parent."""
-    shape = {"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "dropout": 0.0}
-    config = Config.model_validate(
+def config_of(shape: Shape, dropout: float = 0.0, **settings: object) -> Config:
+    """Generator and critic of a shape, both phases, and other ``settings`` of the adversarial one."""
+    size = {"n_layer": shape.layers, "n_head": shape.heads, "n_embd": shape.width, "dropout": dropout}
+    return Config.model_validate(
         {
-            "generator": {"block_size": LENGTH, **shape},
-            "discriminator": shape,
-            "adversarial": {"batch_size": BATCH, "replay_batches": 0, "loss": "rsgan", **settings},
+            "generator": {"block_size": shape.length, **size},
+            "discriminator": size,
+            "mle": {"batch_size": shape.batch, "ema": 0.0, "calibrate": False},
+            "adversarial": {"batch_size": shape.batch, "loss": "rsgan", "calibrate": False, **settings},
         }
     )
-    rows = full_batch("cpu").ids
-    offsets = torch.arange(BATCH + 1) * (LENGTH + 1)
+
+
+def rows_of(shape: Shape) -> TokenDataset:
+    """A batch of texts as a training split."""
+    return TokenDataset(full_batch("cpu", shape).ids.flatten(), torch.arange(shape.batch + 1) * (shape.length + 1), EOS)
+
+
+def players(
+    device: str, shape: Shape = MIDDLE, dropout: float = 0.0, **settings: object
+) -> tuple[SimpleNamespace, Players, Generator]:
+    """What the steps of the adversarial phase need of a run, the players, and their parent."""
     run = SimpleNamespace(
-        config=config,
+        config=config_of(shape, dropout, **settings),
         device=torch.device(device),
-        tokenizer=SimpleNamespace(vocab_size=VOCAB, eos_id=EOS),
-        train=TokenDataset(rows.flatten(), offsets, EOS),
+        tokenizer=SimpleNamespace(vocab_size=shape.vocab, eos_id=EOS),
+        train=rows_of(shape),
         autocast=contextlib.nullcontext,
         ranks=Ranks(),
+        sharded=False,
     )
-    parent = ours(device=device)
+    parent = ours(dropout, device, shape)
     found = set_up(run, parent)
-    set_rates(found, config.adversarial, 0)
+    set_rates(found, run.config.adversarial, 0)
     return run, found, parent
+
+
+def one_iteration(run: SimpleNamespace, both: Players, parent: Generator, batch: Batch) -> Callable[[], None]:
+    """Does one step of the critic and one of the generator at each call, with what :func:`players` gives."""
+    done = itertools.count()
+
+    def one() -> None:
+        k = next(done)
+        judged, own = draw_texts(run, both, k)
+        discriminator_step(run, both, batch, judged[0], ("d", k), k)
+        generator_step(run, both, parent, batch, own, 1.0, k, logged=False)
+
+    return one
 
 
 def iteration(device: str, shared: bool) -> Race:
     """One step of the critic and one of the generator by the adversarial gradient alone."""
-    run, both, parent = players(device, mle_weight=0.0, kl_weight=0.0, adv_ratio=None, share_fakes=shared)
     step, batch = our_step(ours(device=device)), full_batch(device)
-    done = {"count": 0}
-
-    def one() -> None:
-        k = done["count"]
-        (judged,), own = draw_texts(run, both, k)
-        discriminator_step(run, both, batch, judged, ("d", k), k)
-        generator_step(run, both, parent, batch, own, 1.0, k, logged=False)
-        done["count"] += 1
-
+    game = players(device, mle_weight=0.0, kl_weight=0.0, adv_ratio=None, share_fakes=shared)
     return Race(
         name="adversarial_shared" if shared else "adversarial",
         what="an adversarial iteration: a step of the critic, which has the generator's size, and one of the generator"
         + (", with the same fakes (share_fakes)" if shared else ""),
-        ours=one,
+        ours=one_iteration(*game, batch),
         yardsticks={"a step of MLE": lambda: step(batch)},
         limits={"a step of MLE": 3.5},
     )

@@ -4,7 +4,16 @@ import gc
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+import torch
+
+from tests.benchmarks.adversarial import config_of, full_batch, one_iteration, players, rows_of
+from tests.benchmarks.mle import our_step
+from tests.benchmarks.models import MIDDLE, Shape, ours
+from textgan.training.estimate import SLACK
+from textgan.training.phases import Planner
 
 LIMIT = 2.0
 WORK = ("mle", "adversarial")
@@ -12,11 +21,8 @@ WORK = ("mle", "adversarial")
 
 def measure() -> dict:
     """Bytes at the peak above what models, optimisers and libraries hold, and the ratio of the two."""
-    command = [sys.executable, "-m", "tests.benchmarks.memory"]
-    peaks = {}
-    for work in WORK:
-        done = subprocess.run([*command, work], capture_output=True, text=True, check=True)
-        peaks[work] = json.loads(done.stdout)
+    alone = {"mle_weight": 0.0, "adv_ratio": None}
+    peaks = {work: bytes_of(work, MIDDLE, **alone) for work in WORK}
     return {
         "what": "most memory of a process that takes three steps, and how much of it came with the steps",
         "ours": peaks["adversarial"]["peak"],
@@ -39,41 +45,39 @@ def table(found: dict) -> str:
     )
 
 
-def _work(name: str) -> dict:
-    import torch
+def bytes_of(name: str, shape: Shape, dropout: float = 0.0, **settings: object) -> dict:
+    """What a process of its own says of three steps at a shape, bytes.
 
-    from tests.benchmarks.adversarial import full_batch, players
-    from tests.benchmarks.mle import our_step
-    from tests.benchmarks.models import ours
-    from textgan.training.adversarial_steps import discriminator_step, draw_texts, generator_step
+    The ``peak``, how much of it has ``grown`` with the steps, how much is its ``own`` beside the libraries, and how
+    much of that was ``expected`` by the model behind ``--dry-run``.
+    """
+    work = json.dumps([name, shape, dropout, settings])
+    done = subprocess.run([sys.executable, "-m", __name__, work], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
+
+def _work(name: str, shape: Shape, dropout: float, settings: dict) -> dict:
     torch.set_flush_denormal(True)
-    batch = full_batch("cpu")
-    if name == "adversarial":
-        run, both, parent = players("cpu", mle_weight=0.0, kl_weight=0.0, adv_ratio=None)
+    config = config_of(shape, dropout, **settings)
+    splits = {"train": rows_of(shape), "dev": rows_of(shape), "test": None}
+    expected = Planner(config, splits, shape.vocab, "cpu").phases()[name].held * SLACK
+    batch, bare = full_batch("cpu", shape), _start()
+    if name == "mle":
+        step = partial(our_step(ours(dropout, shape=shape)), batch)
     else:
-        step = our_step(ours())
+        step = one_iteration(*players("cpu", shape, dropout, **settings), batch)
     before = _start()
-    for k in range(3):
-        if name == "mle":
-            step(batch)
-        elif name == "adversarial":
-            (judged,), own = draw_texts(run, both, k)
-            discriminator_step(run, both, batch, judged, ("d", k), k)
-            generator_step(run, both, parent, batch, own, 1.0, k, logged=False)
-    return {"peak": _peak(), "grown": _peak() - before}
+    for _ in range(3):
+        step()
+    peak = _status("VmHWM")
+    return {"peak": peak, "grown": peak - before, "own": peak - bare, "expected": expected}
 
 
 def _start() -> int:
-    """Bytes that this process holds now; from here on the peak is counted anew (Linux alone can do that)."""
+    """Bytes that this process holds now; the peak, VmHWM, is counted anew from here on (Linux alone can do that)."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
-
-
-def _peak() -> int:
-    """Most memory that this process has held since :func:`_start`, in bytes."""
-    return _status("VmHWM")
 
 
 def _status(name: str) -> int:
@@ -82,4 +86,5 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_work(sys.argv[1])))
+    name, shape, *rest = json.loads(sys.argv[1])
+    print(json.dumps(_work(name, Shape(*shape), *rest)))

@@ -1,6 +1,7 @@
 """The models that the benchmarks of speed race: one shape, ours and the peers', with weights of their own."""
 
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,10 +14,25 @@ LAYERS, HEADS, WIDTH = 4, 4, 256
 EOS = 0
 
 
-def ours(dropout: float = 0.0, device: str = "cpu") -> Generator:
+class Shape(NamedTuple):
+    """What is computed at once: texts of so many tokens each, and a generator."""
+
+    batch: int = BATCH
+    length: int = LENGTH
+    vocab: int = VOCAB
+    width: int = WIDTH
+    layers: int = LAYERS
+    heads: int = HEADS
+
+
+MIDDLE = Shape()
+
+
+def ours(dropout: float = 0.0, device: str = "cpu", shape: Shape = MIDDLE) -> Generator:
     """Our generator; it never ends a text, so that all of them do the same work."""
     torch.manual_seed(0)
-    model = Generator(VOCAB, 2 * LENGTH, LAYERS, HEADS, WIDTH, dropout=dropout).to(device)
+    sizes = (shape.vocab, 2 * shape.length, shape.layers, shape.heads, shape.width)
+    model = Generator(*sizes, dropout=dropout).to(device)
     model.logit_bias[EOS] = -1e9
     return model
 

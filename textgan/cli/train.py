@@ -64,6 +64,7 @@ def train(
         config = load_config(config_file, [*overrides, *options, *capped])
 
     from textgan.ops.devices import pick_device
+    from textgan.training import dry_run as forecasts
     from textgan.training import report, run
     from textgan.training.experiment import say
     from textgan.training.ranks import joined
@@ -72,8 +73,8 @@ def train(
     with joined(pick_device(config.device), go_on) as ranks:
         folder = ranks.same(folder or run.default_folder(config.name, resume=resume))
         if dry_run:
-            facts = run.plan(config, folder, resume=resume)
-            click.echo(json.dumps(facts, indent=1) if as_json else report.plan_text(config, facts))
+            facts = forecasts.plan(config, folder, resume=resume)
+            click.echo(json.dumps(facts, indent=1) if as_json else forecasts.plan_text(config, facts))
             return
         say(f"run: {folder}")
         try:

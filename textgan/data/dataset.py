@@ -234,6 +234,13 @@ class TokenPlan(_Plan):
         return rows[np.argsort(self._lengths[rows], kind="stable")]
 
 
+def batch_plan(lengths: torch.Tensor, batch_size: int, tokens: int | None, seed: int) -> BatchPlan | TokenPlan:
+    """Batches of like length: of ``batch_size`` texts, or of so many ``tokens`` and at most that many texts."""
+    if tokens is None:
+        return BatchPlan(lengths, batch_size, seed)
+    return TokenPlan(lengths, tokens, batch_size, seed)
+
+
 def eval_batches(lengths: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     """All rows once, in batches (B,) of row indices sorted by length; the same at every call."""
     if len(lengths) == 0:

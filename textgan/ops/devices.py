@@ -20,6 +20,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_name(device: torch.device) -> str:
+    """What computes, for people: the name of a GPU, or the number of CPU threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` has arithmetic of its own for bfloat16; without, it is slower than float32."""
     if device.type == "cuda":

@@ -43,7 +43,7 @@ def train_adversarial(
     elif settings.d_pretrain_steps:
         pretrain_discriminator(run, players, plan_d)
 
-    with Progress("adversarial", total=settings.max_steps, done=step - start) as progress:
+    with run.progress("adversarial", total=settings.max_steps, done=step - start) as progress:
         while step < end and not players.selection.exhausted and not too_far:
             done = step - start
             tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import point, prune, read_pointer, save_checkpoint
 from textgan.training.cost import seconds_on
 from textgan.training.evaluation import AnyGenerator, Evaluator, mode_collapse
+from textgan.training.forecast import Took
 from textgan.training.interrupt import Interrupt
 from textgan.training.logging import RunLogger
+from textgan.training.progress import Progress
 from textgan.training.ranks import Ranks
 
 MUCH = 0.05  # of the time between two evaluations, for one of them
@@ -83,10 +86,16 @@ class Experiment:
     beside: bool = False  # the continuation, with step folders and a pointer to its best of its own
     evaluated: float = field(default_factory=time.monotonic)  # when the last evaluation ended
     told_cost: bool = False
+    took: Took | None = None
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether optimisers are divided among the processes."""
+        return self.config.shard_optimizer and self.ranks.size > 1
 
     @property
     def best_pointer(self) -> str:
@@ -95,6 +104,16 @@ class Experiment:
     def step_name(self, step: int) -> str:
         """Name of the checkpoint folder of a step."""
         return f"{'continued-' if self.beside else ''}step-{step:08d}"
+
+    @contextlib.contextmanager
+    def progress(self, phase: str, *, total: int, done: int = 0) -> Iterator[Progress]:
+        """The progress of a phase; what its steps took is kept when it ends, however it does."""
+        with Progress(phase, total=total, done=done) as progress:
+            try:
+                yield progress
+            finally:
+                if self.took:
+                    self.took.note(phase, progress)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast of the networks to bfloat16 where the config asks for it."""

@@ -24,7 +24,6 @@ from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.latent_players import Players, autoencoder_step, critic_step, mapper_step, set_rates
 from textgan.training.optim import WeightAverage, adamw
-from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream_seed
 from textgan.training.vae_evaluation import fit_aggregate, fit_batch_norm
 
@@ -49,7 +48,7 @@ def train_latent_gan(
         step = resumed["step"]
         players.load_state_dict(resumed["players"])
 
-    with Progress("latent_gan", total=settings.max_steps, done=step - start) as progress:
+    with run.progress("latent_gan", total=settings.max_steps, done=step - start) as progress:
         while step < end and not players.selection.exhausted:
             done = step - start
             schedule = set_rates(players, settings, done)

@@ -6,10 +6,7 @@ batch's own number of tokens: with batches sorted by length a mean would weight 
 
 from typing import Any
 
-from torch import Tensor
-
-from textgan.config import MLE
-from textgan.data.dataset import BatchPlan, TokenPlan
+from textgan.data.dataset import batch_plan
 from textgan.models.generator import Generator
 from textgan.training.building import build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
@@ -17,7 +14,6 @@ from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
-from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream_seed
 
 
@@ -28,8 +24,8 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
-    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay)
-    plan = batch_plan(run.train.lengths, settings, stream_seed(config.seed, "mle"))
+    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded)
+    plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
     tokens = plan.mean_tokens
     selection = Selection(settings.patience)
     step = 0
@@ -40,7 +36,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
         optimizer.load_state_dict(resumed["optimizer"])
         selection.load_state_dict(resumed["selection"])
 
-    with Progress("mle", total=settings.max_steps, done=step) as progress:
+    with run.progress("mle", total=settings.max_steps, done=step) as progress:
         while step < settings.max_steps and not selection.exhausted:
             lr = lr_at(
                 step,
@@ -112,13 +108,6 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 raise KeyboardInterrupt
 
     return finish(run, average.module, selection, step), step
-
-
-def batch_plan(lengths: Tensor, settings: MLE, seed: int) -> BatchPlan | TokenPlan:
-    """The order of the phase's batches from rows of these ``lengths`` (N,)."""
-    if settings.batch_tokens is None:
-        return BatchPlan(lengths, settings.batch_size, seed)
-    return TokenPlan(lengths, settings.batch_tokens, settings.batch_size, seed)
 
 
 def finish(run: Experiment, generator: Generator, selection: Selection, step: int) -> Generator:

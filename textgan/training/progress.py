@@ -21,8 +21,7 @@ class Progress:
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0):
-        self.label, self.total, self.steps = label, total, done
-        self._start_steps = done
+        self.label, self.total, self.steps, self.first = label, total, done, done
         self._counts: dict[str, int] = {}
         self._numbers: dict[str, float] = {}
         self._began = self._last_line = time.monotonic()
@@ -52,7 +51,7 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar:
             self._bar.stop()
-        elif self.steps > self._start_steps:
+        elif self.steps > self.first:
             self._print_line()
 
     def advance(self, **counts: int) -> None:
@@ -66,7 +65,7 @@ class Progress:
     def rate(self, name: str) -> float:
         """``steps``, or a count of :meth:`advance`, a second since this process began."""
         seconds = max(1e-9, time.monotonic() - self._began - self._paused_s)
-        return (self.steps - self._start_steps if name == "steps" else self._counts[name]) / seconds
+        return (self.steps - self.first if name == "steps" else self._counts[name]) / seconds
 
     def show(self, **numbers: float) -> None:
         """Remember ``numbers`` and show them: beside the bar, or as a line every ten seconds."""

@@ -7,8 +7,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from textgan.config import Config
-
 # name, what is best (real: the value of real text), digits
 ROWS = (
     ("nll", "low", 4),
@@ -130,27 +128,3 @@ def arm_lines(phases: dict[str, Any]) -> list[str]:
                 f"{budget['rule']}{amount} as the adversarial phase"
             )
     return lines
-
-
-def plan_text(config: Config, facts: dict[str, Any]) -> str:
-    """What a run would do, in a few lines."""
-    rows = ", ".join(f"{name} {count:,}" for name, count in facts["rows"].items())
-    start = "" if facts["resumed_at"] is None else f", to be resumed at step {facts['resumed_at']}"
-    lines = [
-        f"run: {facts['run']}{start}",
-        f"data: {config.data.source}; rows: {rows}; {facts['tokens_a_row']:.1f} tokens a row",
-        f"tokenizer: {config.tokenizer.kind}, {facts['vocab_size']:,} tokens",
-        f"generator: {facts['generator_parameters']:,} parameters",
-    ]
-    if "vae_parameters" in facts:
-        lines.append(
-            f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"
-        )
-    if "discriminator_parameters" in facts:
-        lines.append(f"discriminator: {facts['discriminator_parameters']:,} parameters")
-    lines += [
-        f"{name}: {phase['steps']:,} steps, {phase['epochs']:.1f} epochs" for name, phase in facts["phases"].items()
-    ]
-    if "continuation" in facts:
-        lines.append(f"continued: maximum likelihood from the same parent, for as many {facts['continuation']}")
-    return "\n".join(lines)

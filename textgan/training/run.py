@@ -6,6 +6,7 @@ runs/NAME/   config.yaml, tokenizer.json      what was run
              metrics.jsonl                    every logged value, bit-equal when resumed
              continued/                       the log of the MLE continuation, where there is one
              timing.jsonl                     rates and times
+             took.json                        what steps and memory were expected to be, and were
              results.json                     the final table, with the signature of its metrics
 """
 
@@ -22,9 +23,9 @@ from textgan.data.corpus import Corpus
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
-from textgan.ops.devices import check_compiler, has_bfloat16, pick_device
+from textgan.ops.devices import check_compiler, device_name, has_bfloat16, pick_device
 from textgan.training.adversarial import train_adversarial
-from textgan.training.building import build_generator, build_model, build_vae, fill
+from textgan.training.building import build_generator, build_model, fill
 from textgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
@@ -34,20 +35,21 @@ from textgan.training.checkpoint import (
     write_atomically,
 )
 from textgan.training.continuation import continue_mle
-from textgan.training.critic import build_discriminator
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.finish import finish_arm
+from textgan.training.forecast import Took, forecast
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.interrupt import Interrupt
 from textgan.training.latent_gan import train_latent_gan
 from textgan.training.logging import flatten, open_log
-from textgan.training.mle import batch_plan, train_mle
+from textgan.training.mle import train_mle
+from textgan.training.phases import Planner
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
 # What a resumed run may change: where and how fast it computes, not what.
-RESUME_MAY_CHANGE = ("device", "threads")
+RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | None = None) -> dict[str, Any]:
@@ -83,6 +85,10 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
+    took = None
+    if ranks.size == 1:  # what several processes take, they take together
+        planner = Planner(config, splits, tokenizer.vocab_size, device.type)
+        took = Took(folder, forecast(config, planner, device), device)
     evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
     say(how_it_computes(config, device))
     if not last:  # nothing is written before everything is known to be sound
@@ -108,6 +114,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
                 interrupt,
                 ranks,
                 results=check_checkpoint(last)["results"] if last else {},
+                took=took,
             )
             if state:
                 ranks.first_does(lambda: run.restore_best(state))
@@ -124,8 +131,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
 
 def how_it_computes(config: Config, device: torch.device) -> str:
     """One line on where and in what arithmetic, with what stands in the way of speed."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    line = f"computing on {where} in {config.precision}{', blocks compiled' if config.compile else ''}"
+    line = f"computing on {device_name(device)} in {config.precision}{', blocks compiled' if config.compile else ''}"
     if config.precision == "bfloat16" and not has_bfloat16(device):
         line += "; this device has no arithmetic for bfloat16: precision=float32 is faster here"
     return line
@@ -308,42 +314,3 @@ def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str,
         return {"end": entries["mle"], "best": entries["mle"]}
     end = entries["adversarial"]
     return {**parent, "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
-
-
-def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    """What ``train`` would do, without doing it: folder, data, vocabulary, parameters, steps (for --dry-run)."""
-    check_folder(config, folder, resume=resume)
-    resumed = resume and read_pointer(folder / "checkpoints", "last") is not None
-    corpus = read_corpus(config)
-    tokenizer = make_tokenizer(config, corpus)
-    splits = encode(config, corpus, tokenizer)
-    check_rows(config, splits)
-    rows = {name: len(data) if data else 0 for name, data in splits.items()}
-    generator = build_generator(config, tokenizer.vocab_size)
-    facts = {
-        "run": str(folder),
-        "resumed_at": check_checkpoint(find_checkpoint(folder, prefer="last"))["step"] if resumed else None,
-        "rows": rows,
-        "tokens_a_row": splits["train"].lengths.double().mean().item(),
-        "vocab_size": tokenizer.vocab_size,
-        "generator_parameters": generator.num_parameters(),
-        "phases": {},
-    }
-    for name in ("mle", "adversarial", "vae", "latent_gan"):
-        phase = getattr(config, name)
-        if phase:
-            steps = phase.max_steps + (phase.pretrain_steps if name == "vae" else 0)
-            an_update = phase.batch_size / rows["train"]
-            if name == "mle" and phase.batch_tokens:
-                an_update = 1 / batch_plan(splits["train"].lengths, phase, 0).batches_per_epoch
-            facts["phases"][name] = {"steps": steps, "epochs": steps * an_update}
-    if config.vae:
-        vae = build_vae(config, tokenizer.vocab_size)
-        facts["encoder_parameters"] = sum(p.numel() for p in vae.encoder_parameters())
-        facts["vae_parameters"] = vae.num_parameters()
-    if config.adversarial and config.adversarial.continuation:
-        facts["continuation"] = config.adversarial.continuation
-    if config.adversarial:
-        critic = build_discriminator(config, tokenizer.vocab_size)
-        facts["discriminator_parameters"] = sum(p.numel() for p in critic.parameters())
-    return facts

@@ -22,7 +22,6 @@ from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import reconstruct
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
-from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream, stream_seed
 from textgan.training.vae_evaluation import evaluate_vae, fit_aggregate, fit_batch_norm, latent_model
 
@@ -62,7 +61,7 @@ def train_vae(run: Experiment, start: int, resumed: dict[str, Any] | None) -> tu
         step = resumed["step"]
         learner.load_state_dict(resumed["learner"])
 
-    with Progress("vae", total=end - start, done=step - start) as progress:
+    with run.progress("vae", total=end - start, done=step - start) as progress:
         while step < end and not learner.selection.exhausted:
             if step == main and settings.pretrain_steps:
                 learner = end_pretraining(run, learner)

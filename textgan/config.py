@@ -279,6 +279,11 @@ class Config(Section):
         description="torch.compile of Transformer blocks, but not while sampling: for GPUs and wide networks (a small "
         "one on a CPU gains nothing); a resumed run may then differ in the last bits",
     )
+    shard_optimizer: bool = Field(
+        False,
+        description="divide AdamW's two moments among the processes that torchrun starts (ZeRO-1): less memory on "
+        "each, the same results; of one process there is nothing to divide",
+    )
     threads: NotNegative = Field(0, description="CPU threads; 0: all cores. A resumed run needs the same number")
     log_every: Positive = Field(20, description="steps between two records of the training losses")
     data: Data = Data()

@@ -22,7 +22,6 @@ from textgan.training.finish import finish_phase
 from textgan.training.logging import open_log
 from textgan.training.objectives import mle_loss, share, split
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
-from textgan.training.progress import Progress
 from textgan.training.seeding import seed_dropout, stream_seed
 
 TIMED_STEPS = (3, 12)  # updates left out, and timed, to find what one costs
@@ -112,7 +111,7 @@ def train_on(
 
     if not resumed:
         save(run.step_name(start))  # the budget is kept before anything is spent of it
-    with Progress("continued", total=budget["steps"], done=step - start) as progress:
+    with run.progress("continued", total=budget["steps"], done=step - start) as progress:
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
             found = update(run, learner, run.train.batch(plan.indices(step - start)).to(run.device), lr, step - start)
@@ -152,7 +151,7 @@ def set_up(run: Experiment, parent: Generator) -> tuple[Learner, BatchPlan]:
     learner = Learner(
         generator=generator,
         average=average,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded),
         selection=Selection(settings.patience),
     )
     return learner, BatchPlan(run.train.lengths, settings.batch_size, stream_seed(run.config.seed, "real"))

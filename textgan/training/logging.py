@@ -33,7 +33,7 @@ from textgan.training.ranks import Ranks
 from textgan.training.tags import HEADLINES, escape, explain_tag, glossary, layout
 
 # Two runs that differ in nothing else are one trial on the HParams page, averaged.
-NOT_IN_TRIAL = ("name", "seed", "device", "threads")
+NOT_IN_TRIAL = ("name", "seed", "device", "threads", "shard_optimizer")
 
 
 class RunLogger:

@@ -8,14 +8,22 @@ import torch
 from torch import Tensor, nn
 
 
-def adamw(model: nn.Module, *, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``."""
+def adamw(
+    model: nn.Module, *, betas: tuple[float, float], weight_decay: float, sharded: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``.
+
+    ``sharded``: divided among the processes of the run; see :mod:`textgan.training.sharded_adamw`.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    kind = torch.optim.AdamW
+    if sharded:
+        from textgan.training.sharded_adamw import ShardedAdamW as kind  # its import takes a second
+    return kind(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -54,8 +54,10 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         generator=generator,
         average=average,
         discriminator=discriminator,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay),
-        optimizer_d=adamw(discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d),
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded),
+        optimizer_d=adamw(
+            discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d, sharded=run.sharded
+        ),
         replay=Replay(settings.replay_batches, settings.replay_share),
         selection=Selection(settings.patience),
         spent=Spent(settings.continuation == "seconds", run.device),

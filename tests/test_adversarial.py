@@ -43,7 +43,7 @@ def setting(dropout=0.0, **adversarial):
         train=data,
         autocast=contextlib.nullcontext,
         ranks=Ranks(),
-        sharded=False,
+        shards=None,
     )
     torch.manual_seed(0)
     parent = Generator(V, LENGTH, 1, 2, 8, dropout=dropout).eval()

@@ -37,8 +37,7 @@ def _learn(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> 
 
 def _kept(optimizer: torch.optim.Optimizer) -> int:
     """Numbers of moments that this process has."""
-    own = getattr(optimizer, "optim", optimizer)
-    return sum(x.numel() for state in own.state.values() for name, x in state.items() if name != "step")
+    return sum(x.numel() for state in optimizer.state.values() for name, x in state.items() if name != "step")
 
 
 def _weights(model: nn.Module) -> torch.Tensor:
@@ -48,7 +47,7 @@ def _weights(model: nn.Module) -> torch.Tensor:
 def _trained(ranks: Ranks, before: dict | None) -> dict:
     """Three steps, with an optimiser that goes on from the state ``before`` where there is one."""
     model = _model()
-    optimizer = adamw(model, **SETTINGS, sharded=ranks.size > 1)
+    optimizer = adamw(model, **SETTINGS, shards=ranks if ranks.size > 1 else None)
     if before:
         before = copy.deepcopy(before)
         model.load_state_dict(before["weights"])
@@ -106,7 +105,7 @@ def _runs(ranks: Ranks, folder: str) -> list[bool]:
 
     def stopping(self, *args):
         seen.append(args)
-        kinds.append(self.sharded)
+        kinds.append(self.shards is not None)
         return _stop() if len(seen) == 6 else evaluate(self, *args)  # in the middle of the adversarial phase
 
     Experiment.evaluate = stopping

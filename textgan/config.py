@@ -281,8 +281,8 @@ class Config(Section):
     )
     shard_optimizer: bool = Field(
         False,
-        description="divide AdamW's two moments among the processes that torchrun starts (ZeRO-1): less memory on "
-        "each, the same results; of one process there is nothing to divide",
+        description="divide AdamW's moments among the processes of torchrun (ZeRO-1), for models too big to keep them "
+        "whole on each; results stay the same, and one process keeps them whole",
     )
     threads: NotNegative = Field(0, description="CPU threads; 0: all cores. A resumed run needs the same number")
     log_every: Positive = Field(20, description="steps between two records of the training losses")

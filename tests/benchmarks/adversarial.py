@@ -106,7 +106,7 @@ def players(
         train=rows_of(shape),
         autocast=contextlib.nullcontext,
         ranks=Ranks(),
-        sharded=False,
+        shards=None,
     )
     parent = ours(dropout, device, shape)
     found = set_up(run, parent)

@@ -151,7 +151,7 @@ def set_up(run: Experiment, parent: Generator) -> tuple[Learner, BatchPlan]:
     learner = Learner(
         generator=generator,
         average=average,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded),
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
         selection=Selection(settings.patience),
     )
     return learner, BatchPlan(run.train.lengths, settings.batch_size, stream_seed(run.config.seed, "real"))

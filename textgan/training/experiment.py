@@ -93,9 +93,9 @@ class Experiment:
         return self.folder / "checkpoints"
 
     @property
-    def sharded(self) -> bool:
-        """Whether optimisers are divided among the processes."""
-        return self.config.shard_optimizer and self.ranks.size > 1
+    def shards(self) -> Ranks | None:
+        """The processes that optimisers are divided among, if they are."""
+        return self.ranks if self.config.shard_optimizer and self.ranks.size > 1 else None
 
     @property
     def best_pointer(self) -> str:

@@ -24,7 +24,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
-    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded)
+    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
     tokens = plan.mean_tokens
     selection = Selection(settings.patience)

@@ -7,23 +7,25 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from textgan.training.ranks import Ranks
+from textgan.training.sharded_adamw import ShardedAdamW
+
 
 def adamw(
-    model: nn.Module, *, betas: tuple[float, float], weight_decay: float, sharded: bool = False
-) -> torch.optim.Optimizer:
+    model: nn.Module, *, betas: tuple[float, float], weight_decay: float, shards: Ranks | None = None
+) -> torch.optim.AdamW:
     """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``.
 
-    ``sharded``: divided among the processes of the run; see :mod:`textgan.training.sharded_adamw`.
+    ``shards``: processes that its moments are divided among; see :mod:`textgan.training.sharded_adamw`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    kind = torch.optim.AdamW
-    if sharded:
-        from textgan.training.sharded_adamw import ShardedAdamW as kind  # its import takes a second
-    return kind(groups, lr=0.0, betas=betas, fused=True)
+    if shards is not None:
+        return ShardedAdamW(groups, shards, betas=betas)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

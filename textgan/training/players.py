@@ -54,9 +54,9 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         generator=generator,
         average=average,
         discriminator=discriminator,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, sharded=run.sharded),
+        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
         optimizer_d=adamw(
-            discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d, sharded=run.sharded
+            discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d, shards=run.shards
         ),
         replay=Replay(settings.replay_batches, settings.replay_share),
         selection=Selection(settings.patience),

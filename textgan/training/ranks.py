@@ -89,7 +89,7 @@ class Ranks:
         """Sums the model's gradients over the ranks in place; returns the sums of ``values`` (scalars)."""
         if self.size == 1:
             return list(values)
-        with losses_of_ranks():
+        with loss_of_a_rank():
             parts = [p.grad for p in model.parameters() if p.grad is not None] if model else []
             parts += [packed := torch.stack([v.detach().double() for v in values])] if values else []
             for bucket in _buckets(parts):
@@ -105,7 +105,7 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        with losses_of_ranks():
+        with loss_of_a_rank():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -134,7 +134,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         box: list[Any] = [None] * self.size
-        with losses_of_ranks():
+        with loss_of_a_rank():
             dist.all_gather_object(box, value)
         return box
 
@@ -148,7 +148,7 @@ class Ranks:
 
     def tally(self, name: str, more: int = 1) -> int:
         """Counts so many more of ``name``; returns how many all ranks have counted. None waits for another."""
-        with losses_of_ranks():
+        with loss_of_a_rank():
             return self.store.add(name, more)
 
     def take(self, name: str, n: int) -> Iterator[int]:
@@ -158,12 +158,12 @@ class Ranks:
 
     def tell(self, message: str) -> None:
         """Leaves a message for the first rank, which finds it in :meth:`heard`."""
-        with losses_of_ranks():
+        with loss_of_a_rank():
             self.store.set(f"message {self.tally('messages')}", message)
 
     def heard(self) -> Iterator[str]:
         """The messages of all ranks that have come since; for the first rank."""
-        with losses_of_ranks():
+        with loss_of_a_rank():
             while self.store.check([f"message {self._heard + 1}"]):
                 self._heard += 1
                 yield self.store.get(f"message {self._heard}").decode()
@@ -261,7 +261,7 @@ class _Gather(torch.autograd.Function):
         own = ranks.counted(n)
         padded[:own] = x[:own]
         parts = [torch.empty_like(padded) for _ in range(ranks.size)]
-        with losses_of_ranks():
+        with loss_of_a_rank():
             dist.all_gather(parts, padded)
         return torch.stack(parts, dim=1).flatten(0, 1)[:n]
 
@@ -286,7 +286,7 @@ def _buckets(parts: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def losses_of_ranks() -> Iterator[None]:
+def loss_of_a_rank() -> Iterator[None]:
     """Raises :class:`RankLost`, which says in one line that another process is gone, for what torch raises then."""
     try:
         yield

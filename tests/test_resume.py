@@ -81,7 +81,7 @@ def kill_and_resume(monkeypatch, settings, folder, label, steps):
 
     def fatal(self, **counts):
         advance(self, **counts)
-        if self.label == label and self.steps - self._start_steps == steps:
+        if self.label == label and self.steps - self.first == steps:
             raise Killed
 
     monkeypatch.setattr(Progress, "advance", fatal)

@@ -328,10 +328,10 @@ def test_no_two_steps_share_their_randomness_or_their_batch(tmp_path, monkeypatc
     monkeypatch.setattr(
         BatchPlan, "indices", lambda self, step: batches.setdefault(self, []).append(step) or indices(self, step)
     )
+    monkeypatch.setattr(run, "forecast", lambda *args: {})  # which looks at what batches will be like
     options = ["adversarial.d_steps=2", "adversarial.gradient_penalty=1", "adversarial.accumulate=2"]
-    options += [
-        "adversarial.continuation=none"
-    ]  # which takes the batches and noise of the adversarial phase on purpose
+    # The continuation takes the batches and noise of the adversarial phase on purpose.
+    options += ["adversarial.continuation=none"]
     run.train(config(*options), tmp_path)
     assert len(drawn) > 60
     assert len(set(drawn)) == len(drawn)

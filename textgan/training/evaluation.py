@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from textgan.config import Config
 from textgan.data.corpus import Corpus
@@ -58,7 +59,7 @@ def text_nll(
     for rows in eval_batches(dataset.lengths, batch_size)[first::step]:
         batch = dataset.batch(rows).to(device)
         mask = batch.mask
-        losses = generator.nll(batch.inputs, batch.targets, at=mask)
+        losses = F.cross_entropy(generator(batch.inputs, at=mask).float(), batch.targets[mask], reduction="none")
         nll[rows] = torch.zeros(mask.shape, device=device).double().masked_scatter(mask, losses.double()).sum(1).cpu()
     return ranks.add(nll)
 

@@ -11,7 +11,8 @@ from textgan.config import Config
 from textgan.data.dataset import build_dataset
 from textgan.data.tokenizer import train_tokenizer
 from textgan.models.generator import Generator
-from textgan.training.calibrate import calibrate
+from textgan.ops.linear_cross_entropy import output_blocks
+from textgan.training.calibrate import _nll, calibrate
 from textgan.training.evaluation import Evaluator, mode_collapse, tag, text_nll
 
 TEXTS = ["a cat sat .", "a dog sat on a mat .", "the dog ran .", "a cat saw the dog and ran ."] * 3
@@ -64,6 +65,24 @@ def test_likelihood_counts_tokens_and_leaves_unknown_words_to_nll_known(model):
     assert tokenizer.unk_id in tokenizer.encode(TEXTS[3])
     expected = sum(nll[t] for t in known) / sum(tokens[t] for t in known)
     assert values["quality/nll_known"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("unk_id", [None, 3])
+def test_the_fit_descends_the_gradient_of_the_likelihood(unk_id):
+    """Value and gradient are autograd's, over more rows than one block has."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(3000, 1000, generator=rng, dtype=torch.float64) * 2
+    targets = torch.randint(5, (3000,), generator=rng)
+    parameters = torch.tensor([0.3, -0.7], dtype=torch.float64, requires_grad=True)
+    scaled = logits / parameters[0].exp()
+    if unk_id is not None:
+        scaled = scaled + parameters[1] * F.one_hot(torch.tensor(unk_id), 1000)
+    expected = F.cross_entropy(scaled, targets)
+    (gradient,) = torch.autograd.grad(expected, parameters)
+    assert len(output_blocks(logits, logits[0])) > 1
+    value, found = _nll(logits, targets, parameters.detach(), unk_id)
+    assert value == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(found, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_calibration_finds_the_scale_and_folds_it_in(model):

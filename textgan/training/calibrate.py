@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textgan.data.dataset import Batch, TokenDataset, eval_batches
+from textgan.ops.linear_cross_entropy import output_blocks
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.evaluation import AnyGenerator
 from textgan.training.seeding import stream
@@ -38,28 +39,17 @@ def calibrate(
     logits, targets = _held_out_logits(generator, dev, device)
     if unk_id is not None and not (targets == unk_id).any():
         unk_id = None
-
-    def nll(parameters: Tensor) -> Tensor:
-        scaled = logits / parameters[0].exp()
-        if unk_id is not None:
-            scaled = scaled + parameters[1] * F.one_hot(torch.tensor(unk_id, device=device), logits.shape[1])
-        return F.cross_entropy(scaled, targets)
-
     parameters = torch.zeros(2, device=device)
-    before = nll(parameters).item()
-    with torch.enable_grad():
-        parameters.requires_grad_()
-        optimizer = torch.optim.LBFGS([parameters], max_iter=30, line_search_fn="strong_wolfe")
+    before, _ = _nll(logits, targets, parameters, unk_id)
+    optimizer = torch.optim.LBFGS([parameters], max_iter=30, line_search_fn="strong_wolfe")
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = nll(parameters)
-            loss.backward()
-            return loss
+    def closure() -> float:
+        value, parameters.grad = _nll(logits, targets, parameters, unk_id)
+        return value
 
-        optimizer.step(closure)
+    optimizer.step(closure)
     temperature, unk_bias = parameters[0].exp().item(), parameters[1].item()
-    after = nll(parameters).item()
+    after, _ = _nll(logits, targets, parameters, unk_id)
     if not after < before:  # already at the optimum: leave the weights as they are, to the bit
         return {"temperature": 1.0, "unk_bias": 0.0, "nll_before": before, "nll_after": before}
     bias = None
@@ -70,20 +60,43 @@ def calibrate(
     return {"temperature": temperature, "unk_bias": unk_bias, "nll_before": before, "nll_after": after}
 
 
+def _nll(logits: Tensor, targets: Tensor, parameters: Tensor, unk_id: int | None) -> tuple[float, Tensor]:
+    """Mean NLL of ``targets`` (M,) under ``logits`` (M, V) / exp(parameters[0]), plus parameters[1] for ``unk_id``;
+    and its gradient (2,). By blocks of rows, as autograd would hold several times the logits."""
+    shrink = (-parameters[0]).exp()
+    value, gradient = torch.zeros((), device=logits.device).double(), torch.zeros_like(parameters).double()
+    for rows in output_blocks(logits, logits[0]):
+        block, target = logits[rows], targets[rows, None]
+        log_probs = block * shrink
+        if unk_id is not None:
+            log_probs[:, unk_id] += parameters[1]
+        log_probs = log_probs.log_softmax(1)
+        value -= log_probs.gather(1, target).sum()
+        probs = log_probs.exp_()
+        gradient[0] += ((block.gather(1, target) - (probs * block).sum(1, keepdim=True)) * shrink).sum()
+        if unk_id is not None:
+            gradient[1] += (probs[:, unk_id] - (target[:, 0] == unk_id).float()).sum()
+    return (value / len(targets)).item(), (gradient / len(targets)).to(parameters.dtype)
+
+
 def _held_out_logits(generator: AnyGenerator, dev: TokenDataset, device: torch.device) -> tuple[Tensor, Tensor]:
     """Logits (M, V) and targets (M,) of as many dev tokens as ``MAX_LOGITS`` allows, texts in seeded order."""
     budget = max(1, MAX_LOGITS // generator.vocab_size)
     order = torch.randperm(len(dev), generator=torch.Generator().manual_seed(0))
     kept = order[dev.lengths[order].cumsum(0) <= budget]
     kept = kept if len(kept) else order[:1]
-    logits, targets = [], []
+    lengths = dev.lengths[kept]
+    logits = torch.empty(int(lengths.sum()), generator.vocab_size, device=device)
+    targets = torch.empty(len(logits), dtype=torch.long, device=device)
     generator.eval()
-    rng = stream(device, "calibrate") if isinstance(generator, LatentGenerator) else None
-    for rows in eval_batches(dev.lengths[kept], 64):
+    rng, done = stream(device, "calibrate") if isinstance(generator, LatentGenerator) else None, 0
+    for rows in eval_batches(lengths, 64):
         batch = dev.batch(kept[rows]).to(device)
-        logits.append(_logits(generator, batch, rng).float())
-        targets.append(batch.targets[batch.mask])
-    return torch.cat(logits), torch.cat(targets)
+        end = done + int(lengths[rows].sum())
+        logits[done:end] = _logits(generator, batch, rng).float()
+        targets[done:end] = batch.targets[batch.mask]
+        done = end
+    return logits, targets
 
 
 def _logits(generator: AnyGenerator, batch: Batch, rng: torch.Generator | None) -> Tensor:

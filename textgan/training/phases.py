@@ -19,7 +19,7 @@ from textgan.training.critic import build_discriminator
 from textgan.training.work import Net, Texts, Work, net_of
 
 LOOKED_AT = 50  # batches of the first epoch
-FITTING, FITTED = 35, 6.5  # passes over the logits of dev texts that calibration makes, and copies of them: measured
+FITTING = 35  # passes over the logits of dev texts that calibration makes, about
 
 
 class Phase(NamedTuple):
@@ -180,7 +180,7 @@ class Planner:
         if calibrated:
             logits = min(MAX_LOGITS, self.held_out(self.dev).tokens * net.vocab)
             total += Work(logits=FITTING * logits, products=2 * logits * net.table_width) * arms
-            held = max(held, estimate.FLOAT * FITTED * logits)
+            held = max(held, estimate.FLOAT * logits)
         return total, held
 
     def held_out(self, rows: TokenDataset) -> Texts:

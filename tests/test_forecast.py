@@ -168,6 +168,9 @@ def test_padding_is_paid_for_and_more_of_everything_costs_more():
     assert step(even, batch_size=128).step.products == pytest.approx(2 * plain.step.products, rel=1e-6)
     by_length = step(uneven).step
     assert by_length.products == pytest.approx(plain.step.products, rel=0.05)  # sorted: no padding
+    longest = step([30] * 3840)
+    assert step(uneven).held == longest.held > plain.held  # what the largest batch needs
+    assert by_length.products < longest.step.products
     twice = step(even, accumulate=2)
     assert twice.step.products == pytest.approx(plain.step.products)
     assert twice.held < plain.held

@@ -77,32 +77,33 @@ class Planner:
     def likelihood(self) -> Phase:
         settings = self.config.mle
         plan = batch_plan(self.lengths, settings.batch_size, settings.batch_tokens, 0)
-        texts = self.texts(plan, settings.accumulate)
+        texts, largest = self.texts(plan, settings.accumulate)
         around, held = self.looks(settings.max_steps, calibrated=settings.calibrate)
         return Phase(
             steps=settings.max_steps,
             epochs=settings.max_steps / plan.batches_per_epoch,
             step=work.mle_step(self.generator, texts, settings.accumulate),
             around=around,
-            held=estimate.trained_bytes(self.generator, settings.ema) + max(self.kept(self.generator, texts), held),
+            held=estimate.trained_bytes(self.generator, settings.ema) + max(self.kept(self.generator, largest), held),
         )
 
     def game(self) -> Phase:
         settings, generator, critic = self.config.adversarial, self.generator, self.critic
         parts = settings.accumulate
         plan = BatchPlan(self.lengths, settings.batch_size, 0)
-        real = self.texts(plan, parts)
-        fake = self.texts(BatchPlan(self.lengths, settings.batch_size, 0, by_length=False), parts, like=True)
+        mixed = BatchPlan(self.lengths, settings.batch_size, 0, by_length=False)
+        real, real_most = self.texts(plan, parts)
+        fake, fake_most = self.texts(mixed, parts, like=True)
         alone = work.decode(generator, fake) * parts + work.critic_step(self.config, critic, fake, fake, parts)
         around, looking = self.looks(settings.max_steps, calibrated=settings.calibrate, arms=2)
-        read = estimate.kept_bytes(critic, fake, self.kind, dropout=True)
-        relaxed = estimate.kept_bytes(generator, fake, self.kind) + read + self.output(generator, fake)
+        read = estimate.kept_bytes(critic, fake_most, self.kind, dropout=True)
+        relaxed = estimate.kept_bytes(generator, fake_most, self.kind) + read + self.output(generator, fake_most)
         if FEEDBACK[settings.estimator] == "soft":  # vectors, noise, and gradients of the vocabulary's size
-            relaxed += estimate.FLOAT * 6 * (settings.hops + 1) * fake.number * fake.columns * generator.vocab
-        anchored = self.kept(generator, real)
+            relaxed += estimate.FLOAT * 6 * (settings.hops + 1) * fake_most.number * fake_most.columns * generator.vocab
+        anchored = self.kept(generator, real_most)
         if settings.kl_weight:
-            anchored += estimate.FLOAT * 4 * real.tokens * generator.vocab
-        drawn = fake._replace(number=fake.number * (1 if settings.share_fakes else settings.d_steps + 1))
+            anchored += estimate.FLOAT * 4 * real_most.tokens * generator.vocab
+        drawn = fake_most._replace(number=fake_most.number * (1 if settings.share_fakes else settings.d_steps + 1))
         steps = max(relaxed, anchored, 2 * read, estimate.cache_bytes(generator, drawn))
         held = estimate.trained_bytes(generator, settings.ema) + estimate.trained_bytes(critic, 0.0)
         held += estimate.FLOAT * 2 * generator.parameters  # the parent, and the gradient of the anchor
@@ -120,7 +121,7 @@ class Planner:
         if settings.continuation == "seconds":
             return game
         plan = BatchPlan(self.lengths, settings.batch_size, 0)
-        real = self.texts(plan, settings.accumulate)
+        real, largest = self.texts(plan, settings.accumulate)
         steps = settings.max_steps
         if settings.continuation == "tokens":
             drawn = 1 if settings.share_fakes else settings.d_steps + 1
@@ -129,16 +130,16 @@ class Planner:
         around, looking = self.looks(steps, calibrated=settings.calibrate, arms=2)
         held = estimate.trained_bytes(self.generator, settings.ema) + estimate.FLOAT * self.generator.parameters
         step = work.mle_step(self.generator, real, settings.accumulate)
-        held += max(self.kept(self.generator, real), looking)
+        held += max(self.kept(self.generator, largest), looking)
         return Phase(steps, steps / plan.batches_per_epoch, step, around, held)
 
     def autoencoder(self) -> Phase:
         settings = self.config.vae
         plan = BatchPlan(self.lengths, settings.batch_size, 0, by_length=False)
-        texts = self.texts(plan, settings.accumulate, like=True)
+        texts, largest = self.texts(plan, settings.accumulate, like=True)
         steps = settings.max_steps + settings.pretrain_steps
         around, looking = self.looks(steps, calibrated=settings.calibrate, vae=True)
-        kept = self.kept(self.decoder, texts) + estimate.kept_bytes(self.encoder, texts, self.kind, dropout=True)
+        kept = self.kept(self.decoder, largest) + estimate.kept_bytes(self.encoder, largest, self.kind, dropout=True)
         trained = [estimate.trained_bytes(net, settings.ema) for net in (self.encoder, self.decoder)]
         return Phase(
             steps=steps,
@@ -164,7 +165,7 @@ class Planner:
     def looks(self, steps: int, *, calibrated: bool, arms: int = 1, vae: bool = False) -> tuple[Work, float]:
         """All evaluations of a phase with so many ``arms`` at its end; and the most that one of them holds, bytes."""
         settings, net = self.config.evaluation, self.decoder if vae else self.generator
-        samples = self.texts(BatchPlan(self.lengths, settings.batch_size, 0, by_length=False), 1)
+        samples, _ = self.texts(BatchPlan(self.lengths, settings.batch_size, 0, by_length=False))
 
         def look(n: int, draws: int) -> Work:
             drawn = Texts(n, n * samples.columns, n * samples.tokens / samples.number, samples.columns)
@@ -194,8 +195,8 @@ class Planner:
     def output(self, net: Net, texts: Texts) -> float:
         return estimate.output_bytes(net, texts, self.kind)
 
-    def texts(self, plan: BatchPlan | TokenPlan, accumulate: int, *, like: bool = False) -> Texts:
-        """The mean micro-batch of a plan; ``like``: computed in parts of like length."""
+    def texts(self, plan: BatchPlan | TokenPlan, accumulate: int = 1, *, like: bool = False) -> tuple[Texts, Texts]:
+        """The mean micro-batch of a plan and the largest; ``like``: computed in parts of like length."""
         found = []
         for k in range(min(LOOKED_AT, plan.batches_per_epoch)):
             rows = plan.indices(k)
@@ -204,5 +205,6 @@ class Planner:
                 widest = int(lengths.max())
                 parts = like_lengths(lengths) if like and self.kind == "cpu" else [(part, widest)]
                 positions = sum(len(own) * width for own, width in parts)
-                found.append((len(part), positions, int(lengths.sum()), widest))
-        return Texts(*torch.tensor(found, dtype=torch.float64).mean(0).tolist())
+                found.append(Texts(len(part), positions, int(lengths.sum()), widest))
+        mean = Texts(*torch.tensor(found, dtype=torch.float64).mean(0).tolist())
+        return mean, max(found, key=lambda texts: texts.positions)

@@ -6,6 +6,7 @@ model as much again: passes over logits, over activations and over the optimiser
 its own unit; what a unit costs is measured, not derived.
 """
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from typing import NamedTuple
 
@@ -216,7 +217,7 @@ def evaluation(generator: Net, samples: Texts, dev: Texts, batch_size: int, draw
     return decode(generator, batch) * batches + (passes(generator, dev, 1) + output(generator, dev, 1)) * draws
 
 
-def on_meta(build, *args) -> nn.Module:
+def on_meta(build: Callable[..., nn.Module], *args: object) -> nn.Module:
     """What ``build(*args)`` makes, without weights: for its shapes alone."""
     with torch.device("meta"):
         return build(*args)

@@ -184,3 +184,22 @@ def test_config_check_goes_through_all_files(tmp_path, monkeypatch):
     assert lines[1].startswith("bad.yaml:1: unknown key `lr`")
     assert lines[2] == "config file absent does not exist"
     assert CliRunner().invoke(cli, ["config", "check", "good.yaml"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        ({}, ("PASSIVE", "500")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+        ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
+    ],
+)
+def test_threads_wait_briefly_unless_the_environment_says_how_and_before_torch_is_there(given, found):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    script = (
+        "import os, sys, textgan.cli.main\n"
+        f"print('torch' in sys.modules, *[os.environ.get(name) for name in {names}])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    done = run(script=script, env=environment)
+    assert done.stdout.split() == ["False", *map(str, found)], done.stderr

@@ -21,9 +21,10 @@ MAY_IMPORT = {
     "sampling": {"ops", "models", "metrics"},
     "training": {"ops", "data", "models", "metrics", "sampling", "config"},
     "analysis": {"ops", "data", "models", "metrics", "sampling", "config", "training"},
-    "cli": {"ops", "data", "models", "metrics", "sampling", "config", "training", "analysis"},
+    "cli": {"ops", "data", "models", "metrics", "sampling", "config", "training", "analysis", "threads"},
     "config": set(),
     "errors": set(),
+    "threads": set(),
     "__init__": set(),
     "__main__": {"cli"},
 }

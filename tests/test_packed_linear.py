@@ -1,5 +1,6 @@
 """Packed weights compute what plain ones do, and are there only where they are asked for."""
 
+import contextlib
 import copy
 
 import pytest
@@ -100,3 +101,16 @@ def test_nothing_is_left_behind():
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     model(torch.zeros(1, 2, dtype=torch.long)).sum().backward()  # and it trains
     assert model.h[0].attn.c_attn.weight.grad.abs().sum() > 0
+
+
+def test_little_is_multiplied_on_one_thread(monkeypatch):
+    model = generators()[0]
+    weights = sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(packed_linear, "FOR_ONE_THREAD", 10 * weights)
+    torch.set_num_threads(3)
+    for rows, within in ((9, 1), (10, 3)):
+        with contextlib.suppress(KeyboardInterrupt), packed(model, rows):
+            found = torch.get_num_threads()
+            raise KeyboardInterrupt
+        assert found == within
+        assert torch.get_num_threads() == 3

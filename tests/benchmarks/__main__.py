@@ -5,16 +5,12 @@ Two other names are tools with options of their own: ``metrics`` and ``suite`` (
 
 import importlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `textgan` does
-
 import torch
 
 from tests.benchmarks import adversarial, memory, metrics_races, mle, race, sampling

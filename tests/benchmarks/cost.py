@@ -9,15 +9,11 @@ import functools
 import itertools
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable
 
 import click
 import numpy as np
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `textgan` does
-
 import torch
 
 from tests.benchmarks import memory

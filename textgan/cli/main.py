@@ -10,15 +10,14 @@ import click
 
 from textgan import __version__
 from textgan.errors import UserError
+from textgan.threads import wait_briefly
 
 # Commands stand in textgan/cli/<name>.py under the same name. They import torch inside their functions, so that
 # `textgan --help` answers at once.
 COMMANDS = ("train", "sample", "score", "evaluate", "compare", "certify", "data", "config")
 SHARED = ("train", "sample", "evaluate")  # those that processes of torchrun do together
 
-# Read when torch loads: threads that wait for each other sleep instead of spinning. Where anything else runs on the
-# machine, spinning makes a training step on two cores up to fifteen times slower; on an idle one they are equal.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()
 
 # What no program can help: no space or quota left, a file system that is read-only or broken, rights that are missing.
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)

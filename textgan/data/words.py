@@ -14,6 +14,7 @@ Plain prose with commas, contractions, quoted speech and numbers comes back unch
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -57,10 +58,15 @@ def split_words(text: str) -> list[str]:
     words: list[str] = []
     for sentence in split_sentences(text):
         if _NEEDS_NLTK.search(sentence):
-            words.extend(_nltk.tokenize(sentence))
+            words.extend(_by_nltk(sentence))
         else:
             words.extend(_split_plain(sentence))
     return words
+
+
+@functools.lru_cache(2**14)  # sentences of templates and captions come again and again
+def _by_nltk(sentence: str) -> tuple[str, ...]:
+    return tuple(_nltk.tokenize(sentence))
 
 
 def split_sentences(text: str) -> list[str]:

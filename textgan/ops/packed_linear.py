@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
+# Rows times weights below which one thread writes faster than several: a step of decoding is dozens of small
+# operations, and waking threads for each costs more than they save. Two cores break even at about this many (V 376,
+# D 128, 64 rows); at 1.5e7 one thread takes three quarters of the time.
+FOR_ONE_THREAD = 4e7
 
 
 def can_pack(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -56,6 +60,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     """Within, the :class:`Linear` layers of ``model``, and output layers, work with packed weights.
 
     Under autocast in its type. Where there are no kernels for it, nothing changes. Weights must not change within.
+    Where there is little to multiply, one thread does it.
 
     Args:
         model: a generator, or what holds one: modules with an attribute ``packed_output`` are asked for the weight and
@@ -68,7 +73,10 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
             places.append((module, "packed", module.weight, module.bias))
         elif hasattr(module, "packed_output"):
             places.append((module, "packed_output", *module.output_layer))
+    threads = torch.get_num_threads()
     try:
+        if rows * sum(weight.numel() for weight in model.parameters()) < FOR_ONE_THREAD:
+            torch.set_num_threads(1)
         for module, name, weight, bias in places:
             kind = weight.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -76,5 +84,6 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
                 setattr(module, name, PackedLinear(weight, bias, rows, dtype))
         yield
     finally:
+        torch.set_num_threads(threads)
         for module, name, *_ in places:
             setattr(module, name, None)

@@ -1,6 +1,7 @@
 """``python -m tests.benchmarks [NAME ...] [--json]``: our speed beside that of others, in one table.
 
-Two other names are tools with options of their own: ``metrics`` and ``suite`` (metrics in detail) and ``vae_remedies``.
+Other names are tools with options of their own: ``cost`` (prices of forecasts), ``metrics`` and ``suite`` (metrics in
+detail) and ``vae_remedies``.
 """
 
 import importlib

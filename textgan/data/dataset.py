@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -146,7 +147,7 @@ def _tensor(values: array) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.int64))
 
 
-class _Plan:
+class _Plan(ABC):
     """The order of training batches as a pure function of (seed, step); every epoch holds each row once.
 
     There is no state to save: a resumed run needs its step alone. The batches of an epoch are shuffled; a kind of plan
@@ -183,9 +184,9 @@ class _Plan:
         place = int(self._order[k])
         return self._rows[self._cuts[place] : self._cuts[place + 1]].clone()
 
+    @abstractmethod
     def _ordered(self, rows: np.ndarray) -> np.ndarray:
         """The shuffled ``rows`` as they are cut into batches."""
-        raise NotImplementedError
 
 
 class BatchPlan(_Plan):

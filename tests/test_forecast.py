@@ -11,7 +11,7 @@ from tests.benchmarks import cost
 from tests.benchmarks.adversarial import full_batch, players
 from tests.benchmarks.models import Shape, ours
 from textgan.config import Config
-from textgan.config import Generator as GeneratorShape
+from textgan.confignets import Generator as GeneratorShape
 from textgan.data.dataset import TokenDataset
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
-from textgan.config import Adversarial
+from textgan.configphases import Adversarial
 from textgan.data.dataset import Batch
 from textgan.models.discriminator import Critique
 from textgan.models.encoder import TransformerEncoder

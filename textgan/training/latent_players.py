@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textgan.config import LatentGan
+from textgan.configlatent import LatentGan
 from textgan.models.latent_gan import LatentCritic, LatentMapper
 from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, word_dropout

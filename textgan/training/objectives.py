@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textgan.config import Adversarial
+from textgan.configphases import Adversarial
 from textgan.data.dataset import Batch
 from textgan.models.discriminator import Critique
 from textgan.models.generator import Generator

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from textgan.config import Adversarial
+from textgan.configphases import Adversarial
 from textgan.models.generator import Generator
 from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent

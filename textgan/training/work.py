@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from textgan.config import Config
-from textgan.config import Discriminator as DiscriminatorShape
-from textgan.config import Encoder as EncoderShape
-from textgan.config import Generator as GeneratorShape
+from textgan.confignets import Discriminator as DiscriminatorShape
+from textgan.confignets import Generator as GeneratorShape
+from textgan.configvae import Encoder as EncoderShape
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.ops.relaxation import FEEDBACK, HARD

@@ -1,0 +1,68 @@
+"""The sections of the config that are about networks and their vocabulary."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from textgan.configbase import Beta, Positive, Section, check_divisible
+
+
+class Tokenizer(Section):
+    kind: Literal["word", "char", "bpe"] = Field("word", description="unit of the model's vocabulary")
+    vocab_size: Positive | None = Field(
+        None, description="largest vocabulary, special tokens included; none: all (bpe: 8192)"
+    )
+    min_count: Positive = Field(1, description="words or characters seen less often become <unk>")
+    split: Literal["words", "whitespace"] = Field(
+        "words",
+        description="how text is cut into words (kind word): by the rules of the Penn Treebank, or, for corpora that "
+        "are already tokenised, at white space alone",
+    )
+
+    @model_validator(mode="after")
+    def _splits_words(self):
+        if self.kind != "word" and self.split != "words":
+            raise ValueError(f"tokenizer.split={self.split} is for tokenizer.kind=word, not {self.kind}; leave it away")
+        return self
+
+
+class Generator(Section):
+    kind: Literal["transformer", "lstm"] = Field(
+        "transformer", description="architecture, of the decoder of a VAE too (lstm: the classical one of text VAEs)"
+    )
+    block_size: Annotated[int, Field(ge=2)] = Field(64, description="longest input in tokens (text + 1)")
+    n_layer: Positive = Field(4, description="Transformer blocks, or layers of the LSTM")
+    n_head: Positive = Field(4, description="attention heads (transformer)")
+    n_embd: Positive = Field(256, description="width (lstm: of the embedding)")
+    n_hidden: Positive = Field(1024, description="units of the LSTM's state (lstm)")
+    dropout: Beta = Field(
+        0.1, description="dropout of embeddings, attention and residual branches (lstm: of input and output)"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.kind == "transformer":
+            check_divisible("generator", self.n_embd, self.n_head)
+        return self
+
+
+class Discriminator(Section):
+    kind: Literal["transformer", "cnn"] = Field("transformer", description="architecture of the critic")
+    n_embd: Positive = Field(128, description="width of the embedding (cnn: all representations together)")
+    dropout: Beta = Field(0.1, description="dropout")
+    spectral_norm: bool = Field(False, description="spectral normalisation of the critic's weights")
+    n_layer: Positive = Field(2, description="Transformer blocks (transformer)")
+    n_head: Positive = Field(4, description="attention heads (transformer)")
+    n_representations: Positive = Field(1, description="embedded representations (cnn; RelGAN: 64)")
+    channels: Positive = Field(128, description="filters of each width (cnn)")
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.kind == "transformer":
+            check_divisible("discriminator", self.n_embd, self.n_head)
+        elif self.n_embd % self.n_representations:
+            raise ValueError(
+                f"discriminator.n_embd={self.n_embd} is not divisible by "
+                f"discriminator.n_representations={self.n_representations}"
+            )
+        return self

@@ -229,7 +229,7 @@ def test_errors_of_users(tmp_path):
             load_embedder(name)
     with pytest.raises(UserError, match="trained on real texts"):
         load_embedder("lm")
-    with pytest.raises(UserError, match="give a name on the hub or a folder"):
+    with pytest.raises(UserError, match="give a folder that save_pretrained wrote, or a name on the hub"):
         load_embedder(f"hf:{tmp_path}")
     assert [name.partition(":")[0] for name in EMBEDDERS] == ["ngrams", "minilm", "hf", "lm"]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from textgan.analysis.bert import BertEncoder
 from textgan.errors import UserError
 from textgan.metrics.tokenize import TOKENIZE
+from textgan.training.hub import from_pretrained
 
 if TYPE_CHECKING:
     from textgan.data.tokenizer import Tokenizer
@@ -184,16 +185,8 @@ def hf_embedder(name: str, device: torch.device | str = "cpu") -> Embedder:
     Raises:
         UserError: the extra is not installed, or there is no such model.
     """
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError:
-        raise UserError(f"the embedder hf:{name} needs transformers; run: pip install 'textgan[hf]'") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval().to(device)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load the encoder {name!r} ({reason}); give a name on the hub or a folder") from None
+    tokenizer = from_pretrained("AutoTokenizer", name, "embedder hf")
+    model = from_pretrained("AutoModel", name, "embedder hf", dtype=torch.float32).eval().to(device)
     limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()

@@ -23,7 +23,7 @@ def library(what: str) -> ModuleType:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if sys.stderr.isatty():
-        transformers.utils.hub.huggingface_hub.utils.enable_progress_bars()
+        transformers.utils.logging.hf_hub_utils.enable_progress_bars()
     return transformers
 
 

@@ -232,7 +232,7 @@ BPE_FILE = json.loads(BPE.to_json())
         ("{", "does not hold JSON"),
         ("\udcff", "does not hold JSON"),
         ("[1]", "has no model"),
-        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "format": 3}}, "format 3 is newer"),
+        ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "format": 4}}, "format 4 is newer"),
         ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "kind": "morse"}}, "kind 'morse' is unknown"),
         ({**WORD_FILE, "textgan": {**WORD_FILE["textgan"], "split": "dots"}}, "split 'dots' is unknown"),
         ({**WORD_FILE, "model": {"vocab": {"a": 0, "b": 2}}}, "are not 0, 1, 2"),

@@ -139,11 +139,15 @@ class Config(Section):
             raise ValueError(
                 "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
             )
+        self._check_pretrained()
         if self.vae is not None:
             self._check_vae()
         if self.adversarial is not None:
-            if self.mle is None and self.adversarial.init_from is None:
-                raise ValueError("the adversarial phase has no parent: give a `mle` section or `adversarial.init_from`")
+            if self.mle is None and self.adversarial.init_from is None and self.generator.init_from is None:
+                raise ValueError(
+                    "the adversarial phase has no parent: give a `mle` section, `adversarial.init_from` or "
+                    "`generator.init_from`"
+                )
             if self.mle is not None and self.adversarial.init_from is not None:
                 raise ValueError("give either a `mle` section or `adversarial.init_from`, not both")
             if self.adversarial.token_weight and self.discriminator.kind == "cnn":
@@ -185,6 +189,29 @@ class Config(Section):
             problems.append("vae.init_from=mle needs a `mle` section, or give the run or checkpoint to start from")
         if problems:
             raise ValueError("\n".join(problems))
+
+    def _check_pretrained(self) -> None:
+        if self.tokenizer.kind == "pretrained" and (self.tokenizer.init_from or self.generator.init_from) is None:
+            raise ValueError(
+                "tokenizer.kind=pretrained needs the model whose it is: give tokenizer.init_from or generator.init_from"
+            )
+        if self.generator.init_from is None:
+            return
+        if self.tokenizer.init_from is not None:
+            raise ValueError(
+                f"tokenizer.init_from={self.tokenizer.init_from} beside generator.init_from="
+                f"{self.generator.init_from}: a pretrained generator reads its own vocabulary; leave the former away"
+            )
+        if "kind" in self.tokenizer.model_fields_set and self.tokenizer.kind != "pretrained":
+            raise ValueError(
+                f"tokenizer.kind={self.tokenizer.kind} makes a vocabulary that generator.init_from="
+                f"{self.generator.init_from} has not learned; leave tokenizer.kind away"
+            )
+        if self.vae is not None and self.vae.init_from is None:
+            raise ValueError(
+                f"generator.init_from={self.generator.init_from} beside a `vae` section that starts anew; give a `mle` "
+                "section and vae.init_from=mle, or leave generator.init_from away"
+            )
 
     @property
     def parent(self) -> tuple[str, str] | None:

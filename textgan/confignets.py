@@ -8,7 +8,13 @@ from textgan.configbase import Beta, Positive, Section, check_divisible
 
 
 class Tokenizer(Section):
-    kind: Literal["word", "char", "bpe"] = Field("word", description="unit of the model's vocabulary")
+    kind: Literal["word", "char", "bpe", "pretrained"] = Field(
+        "word", description="unit of the model's vocabulary; pretrained: that of a pretrained model"
+    )
+    init_from: str | None = Field(
+        None,
+        description="hub name or folder of the model whose tokenizer it is (pretrained); none: generator.init_from",
+    )
     vocab_size: Positive | None = Field(
         None, description="largest vocabulary, special tokens included; none: all (bpe: 8192)"
     )
@@ -23,12 +29,31 @@ class Tokenizer(Section):
     def _splits_words(self):
         if self.kind != "word" and self.split != "words":
             raise ValueError(f"tokenizer.split={self.split} is for tokenizer.kind=word, not {self.kind}; leave it away")
+        if self.kind == "pretrained" and (self.vocab_size is not None or self.min_count != 1):
+            raise ValueError(
+                "tokenizer.vocab_size and tokenizer.min_count are for vocabularies made here, and "
+                "tokenizer.kind=pretrained has one: leave them away"
+            )
+        if self.init_from is not None and self.kind != "pretrained":
+            raise ValueError(
+                f"tokenizer.init_from={self.init_from} needs tokenizer.kind=pretrained, not {self.kind}; give that too"
+            )
         return self
 
 
 class Generator(Section):
-    kind: Literal["transformer", "lstm"] = Field(
-        "transformer", description="architecture, of the decoder of a VAE too (lstm: the classical one of text VAEs)"
+    kind: Literal["transformer", "lstm", "causal_lm"] = Field(
+        "transformer",
+        description="architecture, of the decoder of a VAE too (lstm: the classical one of text VAEs; causal_lm: one "
+        "of transformers, set by init_from)",
+    )
+    init_from: str | None = Field(
+        None,
+        description="pretrained language model to start from: a name on the Hugging Face hub (gpt2) or a folder that "
+        "save_pretrained or `textgan export` wrote; its shape and tokenizer are taken over",
+    )
+    causal_lm: str | None = Field(
+        None, description="the configuration of a causal_lm, the JSON of its config.json; set by init_from"
     )
     block_size: Annotated[int, Field(ge=2)] = Field(64, description="longest input in tokens (text + 1)")
     n_layer: Positive = Field(4, description="Transformer blocks, or layers of the LSTM")
@@ -43,6 +68,12 @@ class Generator(Section):
     def _divisible(self):
         if self.kind == "transformer":
             check_divisible("generator", self.n_embd, self.n_head)
+        if self.kind == "lstm" and self.init_from is not None:
+            raise ValueError(
+                f"generator.init_from={self.init_from} is of Transformers; leave generator.kind=lstm or it away"
+            )
+        if self.kind == "causal_lm" and self.init_from is None and self.causal_lm is None:
+            raise ValueError("generator.kind=causal_lm needs generator.init_from, the model that it is")
         return self
 
 

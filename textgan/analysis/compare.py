@@ -39,6 +39,7 @@ MIXTURE = "mle+kneser_ney"
 OF_LIKELIHOOD = ("nll", "kl_to_model")
 # What arms are held against, as far as it is there.
 BASELINES = {
+    "mle": ("pretrained",),
     "adversarial": ("mle", "continued"),
     "continued": ("mle",),
     "vae": ("mle",),

@@ -21,7 +21,7 @@ from textgan.errors import UserError
 from textgan.metrics.suite import better
 from textgan.training.checkpoint import write_atomically
 
-MLE_ARMS = ("mle", "continued", "mle+kneser_ney", "vae", "vae+aggregate")
+MLE_ARMS = ("pretrained", "mle", "continued", "mle+kneser_ney", "vae", "vae+aggregate")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Reader:
             different = list(dict.fromkeys(unknown))
             named = ", ".join(f"`{piece}`" for piece in different[:NAMED])
             more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
-            what = "words" if self.tokenizer.kind == "word" else "characters"
+            what = "characters" if self.tokenizer.kind == "char" else "words"
             count = f"{len(unknown)} of {sum(map(len, ids))} {what}"
             say(f"note: {option}: {count} are unknown to the model and read as <unk>: {named}{more}")
         return ids

@@ -70,5 +70,5 @@ def _unknown(tokenizer: LookupTokenizer, unknown: list[str]) -> str:
             near = difflib.get_close_matches(piece, tokenizer.tokens(range(2, tokenizer.vocab_size)), 3)
         named.append(f"`{piece}`" + (f" (known: {', '.join(near)})" if near else ""))
     more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-    what = ("word" if tokenizer.kind == "word" else "character") + ("s" if len(unknown) > 1 else "")
+    what = ("character" if tokenizer.kind == "char" else "word") + ("s" if len(unknown) > 1 else "")
     return f"the model does not know the {what} {', '.join(named)}{more}; use others"

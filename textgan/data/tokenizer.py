@@ -1,7 +1,8 @@
-"""Text to ids and back: words, characters or byte-level BPE, each saved as one `tokenizer.json`.
+"""Text to ids and back: words, characters or pieces of words, each saved as one `tokenizer.json`.
 
-One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here) opens
-and closes texts and fills padding. `encode` never yields it, even where a text contains those characters.
+One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here, what a pretrained
+model ends texts with in its own) opens and closes texts and fills padding. `encode` never yields it, even where a text
+contains those characters.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ TOKENIZERS = ("word", "char", "bpe")
 SPLITS = ("words", "whitespace")
 BPE_DEFAULT_SIZE = 8192
 _BPE_SMALLEST = 257  # the bytes and the end of text
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Tokenizer(Protocol):
     """What the rest of the program knows of a tokenizer.
 
-    kind: one of `TOKENIZERS`. vocab_size: special tokens included. unk_id: None where nothing is unknown.
+    kind: one of `TOKENIZERS`, or "pretrained". vocab_size: special tokens included. unk_id: None where nothing is
+    unknown.
     """
 
     kind: str
@@ -42,6 +44,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` without special tokens other than `unk_id`."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """The part of `text` that each id of `encode` stands for."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -128,24 +134,33 @@ _PIECES: dict[tuple[str, str | None], tuple[Callable[[str], list[str]], Callable
 }
 
 
-class BPETokenizer:
-    """Byte-level BPE of the `tokenizers` library; its file is Hugging Face's `tokenizer.json`.
+class SubwordTokenizer:
+    """A tokenizer of the `tokenizers` library: byte-level BPE trained here, or that of a pretrained model.
 
-    `decode(encode(x)) == x` on any text (each character in lower case if trained so).
+    Its file is Hugging Face's `tokenizer.json`; that of a pretrained model says besides which token ends texts. With
+    byte-level BPE, `decode(encode(x)) == x` on any text (each character in lower case if trained so).
     """
 
-    kind = "bpe"
-    unk_id = None
-
-    def __init__(self, tokenizer: HFTokenizer):
-        """Raises ValueError if it has no end of text."""
-        eos_id = tokenizer.token_to_id(EOS)
+    def __init__(self, tokenizer: HFTokenizer, *, kind: str = "bpe", eos: str = EOS):
+        """Raises ValueError if it has no token `eos`, or ids that are not 0, 1, 2, ..."""
+        eos_id = tokenizer.token_to_id(eos)
         if eos_id is None:
-            raise ValueError(f"has no {EOS} token")
+            raise ValueError(f"has no {eos} token")
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        if max(vocabulary.values()) >= len(vocabulary):
+            raise ValueError(f"its ids go up to {max(vocabulary.values())}, but it has {len(vocabulary)} tokens")
+        tokenizer.add_special_tokens([eos])  # in some files it is a word as any other
         tokenizer.encode_special_tokens = True  # special tokens written out in a text are text
-        self.eos_id = eos_id
-        self.vocab_size = tokenizer.get_vocab_size()
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.kind, self.eos, self.eos_id = kind, eos, eos_id
+        self.vocab_size = len(vocabulary)
+        unk_id = vocabulary.get(getattr(tokenizer.model, "unk_token", None))
+        self.unk_id = None if unk_id == eos_id else unk_id
         self._tokenizer = tokenizer
+
+    def pieces(self, text: str) -> list[str]:
+        return [text[start:end] for start, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -156,10 +171,14 @@ class BPETokenizer:
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The text of each id; a part of a character reads `\\ufffd`."""
-        return [EOS if i == self.eos_id else self.decode([i]) for i in ids]
+        return [self.eos if i == self.eos_id else self.decode([i]) for i in ids]
 
     def to_json(self) -> str:
-        return self._tokenizer.to_str()
+        text = self._tokenizer.to_str()
+        if self.kind == "bpe":
+            return text
+        header = {"format": 3, "kind": self.kind, "eos": self.eos}
+        return json.dumps({"textgan": header, **json.loads(text)}, ensure_ascii=False)
 
 
 def _check_ids(ids: Sequence[int], vocab_size: int) -> None:
@@ -218,7 +237,7 @@ def train_tokenizer(
     return LookupTokenizer(kind, [EOS, UNK, *pieces][:vocab_size], lowercase=lowercase, split=of_kind)
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int, min_count: int, lowercase: bool) -> BPETokenizer:
+def _train_bpe(texts: Iterable[str], vocab_size: int, min_count: int, lowercase: bool) -> SubwordTokenizer:
     tokenizer = HFTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -232,7 +251,16 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, min_count: int, lowercase:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return BPETokenizer(tokenizer)
+    return SubwordTokenizer(tokenizer)
+
+
+def pretrained_tokenizer(content: str, eos: str) -> SubwordTokenizer:
+    """The tokenizer of a pretrained model, from its `tokenizer.json`, with the token that ends its texts.
+
+    Raises:
+        ValueError: as :class:`SubwordTokenizer`, or the library cannot read it.
+    """
+    return SubwordTokenizer(_parse_hf(content), kind="pretrained", eos=eos)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
@@ -257,17 +285,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise UserError(f"{path} is not a tokenizer.json: it has no model")
     try:
         if "textgan" in content:
-            return _load_lookup(content["textgan"], model["vocab"])
+            return _load_ours(content)
         if model.get("type") != "BPE" or (content.get("decoder") or {}).get("type") != "ByteLevel":
             raise ValueError(f"is a {model.get('type')} tokenizer; byte-level BPE can be used")
-        return BPETokenizer(_parse_hf(json.dumps(content)))
+        return SubwordTokenizer(_parse_hf(json.dumps(content)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot use the tokenizer {path}: {error}") from None
 
 
-def _load_lookup(header: dict, vocab: dict[str, int]) -> LookupTokenizer:
+def _load_ours(content: dict) -> Tokenizer:
+    header, vocab = content.pop("textgan"), content["model"]["vocab"]
     if header["format"] > _FORMAT:
         raise ValueError(f"its format {header['format']} is newer than {_FORMAT}; update textgan")
+    if header["kind"] == "pretrained":
+        return SubwordTokenizer(_parse_hf(json.dumps(content)), kind="pretrained", eos=header["eos"])
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise ValueError("the ids of its vocabulary are not 0, 1, 2, ...")
     kind, split = header["kind"], header.get("split")

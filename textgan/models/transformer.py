@@ -149,6 +149,11 @@ class Attention(nn.Module):
         self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
 
+    @property
+    def cached_per_column(self) -> int:
+        """Numbers that a cache keeps of each column of a row."""
+        return 2 * self.c_proj.in_features
+
     def forward(
         self,
         x: Tensor,

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
-from textgan.models.transformer import Attention
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.ops.packed_linear import packed
 from textgan.sampling.beam import beam_search
@@ -159,8 +158,8 @@ def rows_that_fit(generator: nn.Module) -> int:
     """How many texts to write at once where nobody says: as many as memory has room for, at least 1."""
     weight = next(generator.parameters(), torch.empty(0))
     kind, size = weight.device.type, weight.element_size()
-    layers = [module for module in generator.modules() if isinstance(module, Attention)]
-    cached = sum(2 * layer.c_proj.in_features * generator.block_size * size for layer in layers)
+    cached = sum(getattr(module, "cached_per_column", 0) for module in generator.modules())
+    cached *= generator.block_size * size
     room = torch.cuda.get_device_properties(weight.device).total_memory // 4 if kind == "cuda" else CPU_BYTES
     return max(1, min(MOST_ROWS[kind], room // (cached + COPIES * 4 * generator.vocab_size)))
 

@@ -1,6 +1,8 @@
 """Models of the shapes that a config gives, fresh or filled with the weights of a checkpoint."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,23 +10,48 @@ from torch import nn
 
 from textgan.config import Config
 from textgan.errors import UserError
+from textgan.models.causal_lm import CausalLM
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
 from textgan.models.latent_gan import LatentMapper
 from textgan.models.lstm import LSTMGenerator
 from textgan.models.transformer import Block
 from textgan.models.vae import TextVAE
+from textgan.training.hub import library
 
+# Names of dropout in the configurations of transformers.
+DROPOUTS = (
+    *("attention_dropout", "attn_dropout", "attn_pdrop", "hidden_dropout", "dropout", "resid_dropout", "resid_pdrop"),
+    *("embd_pdrop", "embed_dropout", "activation_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"),
+)
 VAE_PHASES = ("vae", "latent_gan")  # their checkpoints hold a whole VAE
 
 
-def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Generator | LSTMGenerator:
+def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Generator | LSTMGenerator | CausalLM:
     """A fresh generator of the config's shape; an LSTM reads ``n_extra`` numbers beside each token."""
     shape = config.generator
     if shape.kind == "lstm":
         sizes = (shape.n_layer, shape.n_embd, shape.n_hidden)
         return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
+    if shape.kind == "causal_lm":
+        return build_causal_lm(json.loads(shape.causal_lm), vocab_size, shape.block_size, shape.dropout)
     return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
+
+
+def build_causal_lm(shape: dict[str, Any], vocab_size: int, block_size: int, dropout: float) -> CausalLM:
+    """A fresh model of transformers with this ``config.json``, as far as it goes with other sizes and dropout."""
+    transformers = library("generator.kind=causal_lm")
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))  # ours are the tokenizer's
+    drops = {name: dropout for name in DROPOUTS if name in shape}
+    config = transformers.AutoConfig.for_model(**shape | ids | drops | {"vocab_size": vocab_size})
+    return causal_lm_of(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32), block_size)
+
+
+def causal_lm_of(model: nn.Module, block_size: int) -> CausalLM:
+    """The adapter of a model of transformers with its output layer."""
+    head = model.get_output_embeddings()
+    tied = head.weight is model.get_input_embeddings().weight
+    return CausalLM(model.base_model, None if tied else head, block_size)
 
 
 def build_vae(config: Config, vocab_size: int) -> TextVAE:
@@ -66,12 +93,13 @@ def compile_blocks(config: Config, model: nn.Module) -> None:
     """Compile the Transformer blocks of ``model`` at their first use where the config asks for it; in place."""
     if config.compile:
         for module in model.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=True)  # batches are as wide as their longest text
+            blocks = module.blocks if isinstance(module, CausalLM) else [module] if isinstance(module, Block) else []
+            for block in blocks:
+                block.compile(dynamic=True)  # batches are as wide as their longest text
 
 
-def fill(generator: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:
-    """Copy ``weights`` into a model; UserError with both shapes where they do not fit."""
+def fill(generator: nn.Module, weights: dict[str, torch.Tensor], origin: Path | str) -> None:
+    """Copy ``weights`` of ``origin`` into a model; UserError with both shapes where they do not fit."""
     own = generator.state_dict()
     if set(own) != set(weights):
         odd = sorted(set(own) ^ set(weights))[0]

@@ -6,6 +6,7 @@
                                  generation.yaml     decoding defaults
                                  state.pt            what resuming needs beside: raw weights, optimisers, ...
                                  meta.json           format version, step, phase, metrics, data fingerprint
+    checkpoints/pretrained/      the pretrained model that the MLE phase started from, calibrated
     checkpoints/mle/             the end of the MLE phase (the parent of an adversarial phase), calibrated
     checkpoints/adversarial/     the end of the adversarial phase, calibrated; its state holds the discriminator
     checkpoints/continued/       the end of maximum likelihood gone on with at equal cost, calibrated
@@ -46,7 +47,7 @@ from textgan.training.building import build_model, fill
 FORMAT = 1
 POINTERS = ("best", "last")  # what a run may mean when its name is given
 ALL_POINTERS = (*POINTERS, "best-continued")
-ARMS = ("mle", "adversarial", "continued", "vae", "latent_gan")
+ARMS = ("pretrained", "mle", "adversarial", "continued", "vae", "latent_gan")
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
 
 
@@ -209,9 +210,10 @@ def find_checkpoint(path: str | Path, *, prefer: str = "best") -> Path:
 def arms(run: str | Path) -> dict[str, Path]:
     """The generators of a run that are to be judged beside each other: name of the arm -> checkpoint folder.
 
-    ``mle`` (the parent), ``adversarial`` (the end of that phase), ``continued`` (maximum likelihood gone on with
-    instead), ``vae`` and ``latent_gan``, as far as the run has them, in this order. Where an adversarial phase or that
-    of a VAE is under way, or was made before this checkpoint had a name, its newest step stands in.
+    ``pretrained`` (what the run started from), ``mle`` (the parent), ``adversarial`` (the end of that phase),
+    ``continued`` (maximum likelihood gone on with instead), ``vae`` and ``latent_gan``, as far as the run has them, in
+    this order. Where an adversarial phase or that of a VAE is under way, or was made before this checkpoint had a name,
+    its newest step stands in.
 
     Raises:
         UserError: no run there, none of these is finished yet, or one is not whole.

@@ -12,6 +12,7 @@ from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.phases import Planner
+from textgan.training.pretrained import resolve
 from textgan.training.run import check_folder
 
 
@@ -24,6 +25,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     Raises:
         UserError: what ``train`` would not begin with either.
     """
+    config = resolve(config, folder if resume else None)
     check_folder(config, folder, resume=resume)
     resumed = resume and read_pointer(folder / "checkpoints", "last") is not None
     device = pick_device(config.device)
@@ -40,6 +42,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         "resumed_at": check_checkpoint(find_checkpoint(folder, prefer="last"))["step"] if resumed else None,
         "rows": {name: len(data) if data else 0 for name, data in splits.items()},
         "tokens_a_row": splits["train"].lengths.double().mean().item(),
+        "tokenizer": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         **planner.parameters(),
         "phases": phases,
@@ -57,7 +60,7 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
     lines = [
         f"run: {facts['run']}{start}",
         f"data: {config.data.source}; rows: {rows}; {facts['tokens_a_row']:.1f} tokens a row",
-        f"tokenizer: {config.tokenizer.kind}, {facts['vocab_size']:,} tokens",
+        f"tokenizer: {facts['tokenizer']}, {facts['vocab_size']:,} tokens",
         f"generator: {facts['generator_parameters']:,} parameters",
     ]
     if "vae_parameters" in facts:

@@ -1,6 +1,7 @@
 """Pretrained models of the library transformers: by hub name or folder, with errors of one line."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,9 +40,12 @@ def from_pretrained(kind: str, name: str, what: str, **options: Any) -> Any:
     Raises:
         UserError: the library is missing, or there is no such model.
     """
+    place = Path(name).expanduser()
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not place.exists():
+        raise UserError(f"{what}={name} does not exist; give a folder that save_pretrained wrote, or a name on the hub")
     cls = getattr(library(f"{what}={name}"), kind)
     try:
-        return cls.from_pretrained(name, trust_remote_code=False, **options)
+        return cls.from_pretrained(str(place) if place.exists() else name, trust_remote_code=False, **options)
     except Exception as error:  # the library raises many kinds for names, networks, formats and broken files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(

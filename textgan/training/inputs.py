@@ -9,6 +9,7 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import load_for_sampling
 from textgan.training.experiment import say
 from textgan.training.logging import flatten
+from textgan.training.pretrained import find_pretrained, find_tokenizer
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -27,10 +28,14 @@ def read_corpus(config: Config) -> Corpus:
 
 
 def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
-    """The tokenizer of the run's parent where there is one, else a new one trained on the training split."""
+    """The tokenizer of the run's parent or of a pretrained model where there is one, else one of the training split."""
     if config.parent is not None:
         return parent_tokenizer(config, corpus)
     values = config.tokenizer
+    if values.kind == "pretrained":
+        if config.generator.init_from:
+            return find_pretrained(config.generator.init_from).tokenizer
+        return find_tokenizer(values.init_from)
     return train_tokenizer(
         values.kind,
         corpus.train,
@@ -54,7 +59,12 @@ def parent_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         hint = f"give {own}" if own.is_dir() else "give a run without `vae` section"
         raise UserError(f"{key}={path} is a VAE ({parent.path}), whose decoder writes with a latent alone; {hint}")
     own, other = (
-        flatten({"generator": c.generator.model_dump(exclude={"dropout"}), "tokenizer": c.tokenizer.model_dump()})
+        flatten(
+            {
+                "generator": c.generator.model_dump(exclude={"dropout", "init_from"}),
+                "tokenizer": c.tokenizer.model_dump(exclude={"init_from"}),
+            }
+        )
         for c in (config, parent.config)
     )
     odd = [f"{k}={other[k]} there, {own[k]} here" for k in own if own[k] != other[k]]

@@ -4,6 +4,7 @@ One step is one update of the generator. Losses are summed over tokens and divid
 batch's own number of tokens: with batches sorted by length a mean would weight a text by one over its length.
 """
 
+import copy
 from typing import Any
 
 from textgan.data.dataset import batch_plan
@@ -14,6 +15,7 @@ from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.pretrained import fill_pretrained
 from textgan.training.seeding import seed_dropout, stream_seed
 
 
@@ -22,6 +24,9 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     config, settings = run.config, run.config.mle
     seed_dropout(config.seed, "init")
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
+    if config.generator.init_from and not resumed:
+        fill_pretrained(generator, config.generator.init_from)
+        score_pretrained(run, generator)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
     optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
@@ -108,6 +113,23 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 raise KeyboardInterrupt
 
     return finish(run, average.module, selection, step), step
+
+
+def score_pretrained(run: Experiment, generator: Generator) -> None:
+    """What the pretrained model is before it learns anything here, calibrated as every arm: arm ``pretrained``."""
+    before = copy.deepcopy(generator)
+    entry = finish_arm(run, "pretrained", before, 0, fit=run.config.mle.calibrate)
+    values = run.evaluate(before, 0)
+    run.save(
+        "pretrained",
+        generator=before,
+        phase="pretrained",
+        step=0,
+        state={"phase": "pretrained", "step": 0},
+        metrics=values,
+        calibration=entry["calibration"],
+        last=False,  # a run that is killed before its first step is saved begins anew
+    )
 
 
 def finish(run: Experiment, generator: Generator, selection: Selection, step: int) -> Generator:

@@ -45,6 +45,7 @@ from textgan.training.latent_gan import train_latent_gan
 from textgan.training.logging import flatten, open_log
 from textgan.training.mle import train_mle
 from textgan.training.phases import Planner
+from textgan.training.pretrained import fill_pretrained, pretrained_weights, resolve
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
@@ -72,6 +73,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     check_ranks(config, ranks)
     if config.compile:
         check_compiler()
+    config = ranks.first_does(lambda: resolve(config, folder if resume else None))
     ranks.first_does(lambda: check_folder(config, folder, resume=resume))
     last = ranks.first_does(lambda: resume_point(folder)) if resume else None
     if last and (folder / "results.json").is_file():
@@ -91,6 +93,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
         took = Took(folder, forecast(config, planner, device), device)
     evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
     say(how_it_computes(config, device))
+    if not last and config.generator.init_from and config.parent is None:
+        pretrained_weights(config.generator.init_from)
     if not last:  # nothing is written before everything is known to be sound
         ranks.first_does(lambda: start_folder(config, folder, tokenizer))
     resumed_at = None
@@ -224,20 +228,27 @@ def load_parent(run: Experiment, arm: str) -> tuple[nn.Module, int]:
 
 
 def adopt_parent(run: Experiment) -> tuple[Generator, int]:
-    """``adversarial.init_from`` as this run's parent: evaluated and saved here as checkpoint ``mle``.
+    """The parent that the config names, evaluated and saved here as checkpoint ``mle``: ``adversarial.init_from``, or
+    the pretrained model of ``generator.init_from``.
 
     One that was calibrated stays as it is; on the dev texts of other data, though, it was not calibrated as the arms of
     this run will be, and it is done again.
     """
-    folder = find_checkpoint(run.config.adversarial.init_from)
-    meta = check_checkpoint(folder)
-    step = meta["step"]
-    say(f"starting from {folder} (step {step})")
-    generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
-    fill(generator, load_weights(folder), folder)
-    fit, known = run.config.adversarial.calibrate, meta.get("calibration")
-    if meta["data"] != run.corpus.fingerprint:
-        known = None
+    config = run.config
+    generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
+    if config.parent is None:
+        step, known = 0, None
+        say(f"starting from {config.generator.init_from}")
+        fill_pretrained(generator, config.generator.init_from)
+    else:
+        folder = find_checkpoint(config.adversarial.init_from)
+        meta = check_checkpoint(folder)
+        step, known = meta["step"], meta.get("calibration")
+        say(f"starting from {folder} (step {step})")
+        fill(generator, load_weights(folder), folder)
+        if meta["data"] != run.corpus.fingerprint:
+            known = None
+    fit = config.adversarial.calibrate
     entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)
     run.save(
@@ -305,12 +316,13 @@ def write_results(run: Experiment) -> dict[str, Any]:
 def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str, float]]]:
     """The final scores as the log's summary wants them: by names of ``tags.STAGES``, in the order of steps."""
     entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
+    before = {"pretrained": entries["pretrained"]} if "pretrained" in entries else {}
     parent = {"parent": entries["mle"]} if "mle" in entries and len(entries) > 1 else {}
     if "latent_gan" in entries:
-        return {**parent, "vae": entries["vae"], "end": entries["latent_gan"], "best": entries["latent_gan"]}
+        return {**before, **parent, "vae": entries["vae"], "end": entries["latent_gan"], "best": entries["latent_gan"]}
     if "vae" in entries:
-        return {**parent, "end": entries["vae"], "best": entries["vae"]}
+        return {**before, **parent, "end": entries["vae"], "best": entries["vae"]}
     if "adversarial" not in entries:
-        return {"end": entries["mle"], "best": entries["mle"]}
+        return {**before, "end": entries["mle"], "best": entries["mle"]}
     end = entries["adversarial"]
-    return {**parent, "end": end, "best": entries.get("adversarial (best dev NLL)", end)}
+    return {**before, **parent, "end": end, "best": entries.get("adversarial (best dev NLL)", end)}

@@ -93,6 +93,7 @@ TAGS = {
 }
 HEADLINES = ("bleu_4", "distinct_2", "nll", "self_bleu_4", "valid")
 STAGES = {
+    "pretrained": "of the pretrained model that the run started from, before it learned anything here",
     "parent": "at the end of the MLE phase, from which the adversarial phase starts and beside which a VAE stands",
     "vae": "at the end of the VAE's phase, where a latent GAN follows",
     "end": "at the end of the run",

@@ -17,6 +17,7 @@ from textgan.config import Config
 from textgan.confignets import Discriminator as DiscriminatorShape
 from textgan.confignets import Generator as GeneratorShape
 from textgan.configvae import Encoder as EncoderShape
+from textgan.models.causal_lm import CausalLM
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.ops.relaxation import FEEDBACK, HARD
@@ -101,8 +102,8 @@ class Texts(NamedTuple):
 def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | EncoderShape, vocab: int) -> Net:
     """The network ``module`` of the config's ``shape``; it may be on the meta device."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    if isinstance(module, LSTMGenerator):  # reads tokens from one table and writes them with another
-        tables.add(id(module.head.weight))
+    if isinstance(module, LSTMGenerator | CausalLM) and module.head is not None:
+        tables.add(id(module.head.weight))  # reads tokens from one table and writes them with another
     parameters = list(module.parameters())
     weights = sum(p.numel() for p in parameters if p.dim() >= 2 and id(p) not in tables)
     if shape.kind == "cnn":  # its filters read each representation
@@ -113,7 +114,7 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
         parameters=sum(p.numel() for p in parameters),
         layers=1 if shape.kind == "cnn" else shape.n_layer,
         width=shape.n_hidden if is_lstm else shape.n_embd,
-        heads=shape.n_head if shape.kind == "transformer" else 0,
+        heads=0 if shape.kind in ("cnn", "lstm") else shape.n_head,
         vocab=vocab,
         table_width=shape.n_hidden if is_lstm else shape.n_embd,
         dropout=shape.dropout,

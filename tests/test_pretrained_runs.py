@@ -1,0 +1,161 @@
+"""Runs that start from pretrained models: what they learn, keep, judge and refuse, from the config to the samples."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.commands import invoke
+from tests.kills import Killed, everything
+from tests.pretrained_models import save_gpt2, save_llama
+from textgan.cli.sample import sample
+from textgan.cli.train import train as train_command
+from textgan.configfile import load_config
+from textgan.errors import UserError
+from textgan.training import run
+from textgan.training.checkpoint import arms, load_for_sampling
+from textgan.training.experiment import Experiment
+from textgan.training.pretrained import find_pretrained, find_tokenizer, pretrained_weights
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+SETTINGS = """
+name: tuned
+threads: 1
+data: {source: stories, size: 120}
+generator: {init_from: MODEL, block_size: 96}
+discriminator: {n_layer: 1, n_head: 2, n_embd: 16}
+mle: {max_steps: 4, batch_size: 8, warmup_steps: 1, lr: 0.01}
+adversarial: {max_steps: 2, batch_size: 4, d_pretrain_steps: 1, warmup_steps: 1}
+evaluation: {every: 2, samples: 4, final_samples: 4}
+checkpoint: {every: 1}
+log_every: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    save_gpt2(root / "gpt2", extra_rows=3)
+    save_llama(root / "llama")
+    return root
+
+
+def config_of(tmp_path, model, *overrides):
+    path = tmp_path / "config.yaml"
+    path.write_text(SETTINGS.replace("MODEL", str(model)))
+    return load_config(path, overrides)
+
+
+def forget():
+    for cached in (find_pretrained, find_tokenizer, pretrained_weights):
+        cached.cache_clear()
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def trained(request, models, tmp_path_factory, no_waiting_for_the_disk):
+    """A run from a pretrained model, whose folder is gone when it is over."""
+    root = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(models / request.param, root / "model")
+    results = run.train(config_of(root, root / "model"), root / "run")
+    forget()
+    shutil.rmtree(root / "model")
+    return root / "run", results
+
+
+def test_before_and_after_are_judged_alike(trained):
+    folder, results = trained
+    assert list(results["phases"])[:3] == ["pretrained", "mle", "adversarial"]
+    before, after = (results["phases"][name] for name in ("pretrained", "mle"))
+    assert before["step"] == 0
+    assert before["calibration"] is not None
+    assert after["metrics"]["nll"] < before["metrics"]["nll"] - 0.01
+    assert before["metrics"].keys() == after["metrics"].keys()
+    assert list(arms(folder)) == ["pretrained", "mle", "adversarial"]
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 0
+    assert "quality/nll" in first
+
+
+def test_a_checkpoint_needs_the_pretrained_model_no_more(trained):
+    folder, _ = trained
+    model = load_for_sampling(folder)
+    assert model.tokenizer.kind == "pretrained"
+    shown = invoke(sample, folder, "-n", 2, "--lines", "--prompt", "The")
+    assert len(shown.stdout.splitlines()) == 2
+    beams = invoke(sample, folder, "--num-beams", 3, "--max-new-tokens", 5, "--lines")
+    assert len(beams.stdout.splitlines()) == 1
+
+
+def test_other_runs_start_from_it(trained, tmp_path):
+    folder, _ = trained
+    config = load_config(folder / "config.yaml", ["mle=none", f"adversarial.init_from={folder}", "name=again"])
+    results = run.train(config, tmp_path / "again")
+    assert list(results["phases"])[:2] == ["mle", "adversarial"]
+    weights = [
+        load_for_sampling(path).generator.state_dict() for path in (folder, tmp_path / "again" / "checkpoints" / "mle")
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_killed_and_resumed_it_ends_with_the_same_bits(models, tmp_path, monkeypatch, kind):
+    config = config_of(tmp_path, models / kind)
+    run.train(config, tmp_path / "whole")
+    saving, count = Experiment.save, 0
+
+    def deadly(self, name, **kwargs):
+        nonlocal count
+        count += 1
+        if count in (1, 4, 7):
+            raise Killed
+        return saving(self, name, **kwargs)
+
+    monkeypatch.setattr(Experiment, "save", deadly)
+    for k in range(3):
+        with pytest.raises(Killed):
+            run.train(config, tmp_path / "killed", resume=k > 0)
+    run.train(config, tmp_path / "killed", resume=True)
+    assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
+
+
+def test_the_pretrained_model_itself_can_be_the_parent(models, tmp_path):
+    results = run.train(config_of(tmp_path, models / "gpt2", "mle=none"), tmp_path / "run")
+    assert list(results["phases"])[:2] == ["mle", "adversarial"]
+    assert results["phases"]["mle"]["step"] == 0
+
+
+def test_a_vae_begins_with_the_tuned_model_as_decoder(models, tmp_path):
+    few = ["mle.max_steps=2", "vae.max_steps=2", "vae.kl_ramp_steps=1", "vae.batch_size=4", "vae.warmup_steps=1"]
+    small = ["encoder.n_layer=1", "encoder.n_head=2", "encoder.n_embd=16", "vae.z_size=4"]
+    config = config_of(tmp_path, models / "gpt2", "adversarial=none", "vae={}", "vae.init_from=mle", *few, *small)
+    assert "vae" in run.train(config, tmp_path / "run")["phases"]
+
+
+def test_what_cannot_be_loaded_leaves_nothing_behind(models, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(models / "gpt2", broken)
+    (broken / "model.safetensors").write_bytes(b"broken")
+    forget()
+    with pytest.raises(UserError, match="broken cannot be loaded"):
+        run.train(config_of(tmp_path, broken), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_dry_run_counts_it(models, tmp_path, kind):
+    config_of(tmp_path, models / kind)
+    facts = json.loads(invoke(train_command, tmp_path / "config.yaml", "--dry-run", "--json").stdout)
+    parameters = sum(p.numel() for p in pretrained_weights(str(models / kind)).values())
+    assert 0.8 * parameters < facts["generator_parameters"] <= parameters
+    assert facts["tokenizer"] == "pretrained"
+
+
+def test_dropout_of_the_config_reaches_a_model_of_transformers(models, tmp_path):
+    found = []
+    for share in (0.0, 0.4):
+        config = config_of(
+            tmp_path, models / "llama", f"generator.dropout={share}", "adversarial=none", "mle.max_steps=1"
+        )
+        found.append(run.train(config, tmp_path / str(share))["phases"]["mle"]["metrics"]["nll"])
+    assert found[0] != found[1]

@@ -276,6 +276,7 @@ def test_summary_shows_the_phases_as_one_line(folder):
     logger = RunLogger(folder, config=CONFIG)
     logger.summary(
         {
+            "pretrained": (0, {"nll": 5.0}),
             "parent": (6, {"nll": 3.0, "self_bleu_4": 0.5, "self_bleu_4_real": 0.4, "ppl": 20.0}),
             "vae": (7, {"nll": 2.5, "kl": 4.0}),
             "end": (9, {"nll": 2.0, "self_bleu_4": 0.6, "self_bleu_4_real": 0.4, "test_nll": 2.5}),
@@ -283,7 +284,7 @@ def test_summary_shows_the_phases_as_one_line(folder):
         }
     )
     logger.close("finished")
-    assert points(folder, "at_end/nll") == [(6, 3.0), (7, 2.5), (9, 2.0)]
+    assert points(folder, "at_end/nll") == [(0, 5.0), (6, 3.0), (7, 2.5), (9, 2.0)]
     assert points(folder, "summary/vae_kl") == [(7, 4.0)]
     assert points(folder / "real_text", "at_end/self_bleu_4") == [(6, 0.4), (9, 0.4)]
     assert points(folder, "summary/best_nll") == [(8, 1.0)]

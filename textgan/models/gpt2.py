@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MARK = "textgan_logit_bias"  # in a config.json: the untied head is the embeddings with a bias, as `theirs` wrote it
 PREFIX, HEAD = "transformer.", "lm_head.weight"
 # What our generator computes, by the names of transformers' GPT2Config.
 FIXED = {
@@ -30,6 +31,8 @@ def difference(config: Mapping[str, Any]) -> str | None:
     for name, allowed in FIXED.items():
         if name in config and config[name] not in allowed:
             return f"{name} is {config[name]}, ours {allowed[0]}"
+    if not config.get("tie_word_embeddings", True) and not config.get(MARK):
+        return "tie_word_embeddings is false, ours true"
     inner = config.get("n_inner")
     return f"n_inner is {inner}, ours 4 * n_embd" if inner not in (None, 4 * config["n_embd"]) else None
 

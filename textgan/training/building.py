@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from textgan.config import Config
+from textgan.confignets import Generator as GeneratorShape
 from textgan.errors import UserError
 from textgan.models.causal_lm import CausalLM
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
@@ -34,17 +35,20 @@ def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Genera
         sizes = (shape.n_layer, shape.n_embd, shape.n_hidden)
         return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
     if shape.kind == "causal_lm":
-        return build_causal_lm(json.loads(shape.causal_lm), vocab_size, shape.block_size, shape.dropout)
+        model = library("generator.kind=causal_lm").AutoModelForCausalLM
+        return causal_lm_of(
+            model.from_config(causal_lm_config(shape, vocab_size), dtype=torch.float32), shape.block_size
+        )
     return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
 
 
-def build_causal_lm(shape: dict[str, Any], vocab_size: int, block_size: int, dropout: float) -> CausalLM:
-    """A fresh model of transformers with this ``config.json``, as far as it goes with other sizes and dropout."""
-    transformers = library("generator.kind=causal_lm")
+def causal_lm_config(shape: GeneratorShape, vocab_size: int) -> Any:
+    """The configuration of transformers for a generator of kind ``causal_lm``: its own, with our sizes and dropout."""
+    values = json.loads(shape.causal_lm)
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))  # ours are the tokenizer's
-    drops = {name: dropout for name in DROPOUTS if name in shape}
-    config = transformers.AutoConfig.for_model(**shape | ids | drops | {"vocab_size": vocab_size})
-    return causal_lm_of(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32), block_size)
+    drops = {name: shape.dropout for name in DROPOUTS if name in values}
+    transformers = library("generator.kind=causal_lm")
+    return transformers.AutoConfig.for_model(**values | ids | drops | {"vocab_size": vocab_size})
 
 
 def causal_lm_of(model: nn.Module, block_size: int) -> CausalLM:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from textgan.config import Config
 from textgan.configfile import load_config
-from textgan.data.tokenizer import SubwordTokenizer, pretrained_tokenizer
+from textgan.data.tokenizer import LookupTokenizer, Tokenizer, pretrained_tokenizer
 from textgan.errors import UserError
 from textgan.models import gpt2
 from textgan.training.building import causal_lm_of, fill
 from textgan.training.checkpoint import find_checkpoint
 from textgan.training.hub import from_pretrained
 
+OURS = "tokenization_textgan.py"
 ABOUT_FILES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 LOOKED_AT = 8  # tokens that a model and its adapter are compared on
 MOST_GAP = 1e-2  # of logits, in float32
@@ -42,7 +43,7 @@ class Pretrained(NamedTuple):
 
     name: str
     config: dict[str, Any]
-    tokenizer: SubwordTokenizer
+    tokenizer: Tokenizer
     bos_id: int
 
     @property
@@ -81,7 +82,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def find_tokenizer(name: str) -> SubwordTokenizer:
+def find_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of the model ``tokenizer.init_from`` names.
 
     Raises:
@@ -90,8 +91,13 @@ def find_tokenizer(name: str) -> SubwordTokenizer:
     return _tokenizer_of(name, "tokenizer.init_from")[0]
 
 
-def _tokenizer_of(name: str, what: str) -> tuple[SubwordTokenizer, int]:
+def _tokenizer_of(name: str, what: str) -> tuple[Tokenizer, int]:
     """The tokenizer of a model of transformers, and the token that opens its texts."""
+    if (Path(name) / OURS).is_file():  # what `textgan export` writes of words
+        vocabulary = json.loads((Path(name) / "vocab.json").read_text(encoding="utf-8"))
+        lowercase = json.loads((Path(name) / "tokenizer_config.json").read_text(encoding="utf-8"))["lowercase"]
+        words = sorted(vocabulary, key=vocabulary.get)
+        return LookupTokenizer("word", words, lowercase=lowercase, split="words"), LookupTokenizer.eos_id
     theirs = from_pretrained("AutoTokenizer", name, what)
     backend = getattr(theirs, "backend_tokenizer", None)
     if backend is None:

@@ -71,7 +71,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, Linear):
             places.append((module, "packed", module.weight, module.bias))
-        elif hasattr(module, "packed_output"):
+        elif hasattr(module, "packed_output") and module.packed_output is None:
             places.append((module, "packed_output", *module.output_layer))
     threads = torch.get_num_threads()
     try:

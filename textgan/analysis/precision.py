@@ -1,0 +1,83 @@
+"""Generators in cheaper arithmetic, and what that costs in likelihood."""
+
+from typing import NamedTuple
+
+import torch
+
+from textgan.data.corpus import load_corpus
+from textgan.data.dataset import TokenDataset, build_dataset
+from textgan.errors import UserError
+from textgan.models.causal_lm import CausalLM
+from textgan.models.generator import Generator
+from textgan.ops.int8 import quantize_
+from textgan.training.checkpoint import SamplingModel
+from textgan.training.evaluation import text_nll
+
+# What arithmetic costs and saves, of weights and products. Rounding in float64 is too small to tip a draw.
+PRECISIONS = ("float64", "float32", "bfloat16", "int8")
+TEXTS = 200  # of dev, that the loss is measured on
+BATCH = 50
+
+
+class Loss(NamedTuple):
+    """Negative log-likelihood of ``texts`` dev texts, nats a token: in float32, and in the cheaper arithmetic."""
+
+    exact: float
+    cheap: float
+    texts: int
+
+    def __str__(self) -> str:
+        difference = self.cheap - self.exact
+        return (
+            f"NLL of {self.texts} dev texts {self.exact:.4f} in float32, {self.cheap:.4f} here ({difference:+.4f} nats "
+            "a token)"
+        )
+
+
+def set_precision(model: SamplingModel, precision: str) -> None:
+    """Let the generator compute in one of :data:`PRECISIONS`, in place.
+
+    ``int8``: weights of linear layers and of the output layer in eight bits, inputs rounded as they come
+    (:mod:`textgan.ops.int8`), all else in float32. ``bfloat16``: all weights.
+
+    Raises:
+        UserError: int8 on a GPU, or of another generator than a Transformer.
+    """
+    generator = model.generator
+    if precision != "int8":
+        generator.to(getattr(torch, precision))
+        return
+    if not isinstance(generator, Generator | CausalLM):
+        raise UserError(f"--precision int8 is for Transformers, not for {model.path}; give float32")
+    if generator.device.type != "cpu":
+        raise UserError("--precision int8 is for a CPU; give --precision bfloat16, or --device cpu")
+    quantize_(generator.float())
+
+
+def measured(model: SamplingModel, precision: str) -> Loss:
+    """What the arithmetic costs on texts of the dev split of what the model learned from; sets it, too.
+
+    Raises:
+        UserError: these texts are not there any more (nothing is set then), or as :func:`set_precision`.
+    """
+    dev = _dev_rows(model)
+    model.generator.float()
+    exact = _nll(model, dev)
+    set_precision(model, precision)
+    return Loss(exact, _nll(model, dev), len(dev))
+
+
+def _dev_rows(model: SamplingModel) -> TokenDataset:
+    config = model.config
+    values = config.data.model_dump(exclude={"too_long"})
+    corpus = load_corpus(values.pop("source"), **values)
+    texts, _ = build_dataset(
+        corpus.dev[:TEXTS], model.tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
+    )
+    return texts
+
+
+@torch.no_grad()
+def _nll(model: SamplingModel, rows: TokenDataset) -> float:
+    losses = text_nll(model.generator, rows, batch_size=BATCH, device=model.generator.device)
+    return float(losses.sum() / rows.lengths.sum())

@@ -38,9 +38,9 @@ SMALLEST_N = 40  # two texts in each group of the jackknife
 @click.option(
     "--arms",
     metavar="NAME,...",
-    help="Only these generators, at all samplers: of mle, adversarial, continued, vae, latent_gan, vae+aggregate"
-    " (latents of the fitted aggregate posterior), kneser_ney (n-gram model of the training text), mle+kneser_ney"
-    " (mixture).  [default: all there are; n-grams and vae+aggregate at temperature 1 only]",
+    help="Only these generators, at all samplers: of pretrained, mle, adversarial, continued, vae, latent_gan, "
+    "vae+aggregate (latents of the fitted aggregate posterior), kneser_ney (n-gram model of the training text), "
+    "mle+kneser_ney (mixture).  [default: all there are; n-grams and vae+aggregate at temperature 1 only]",
 )
 @click.option(
     "--samplers",

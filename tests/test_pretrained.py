@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from tests.pretrained_models import EOS, byte_level_bpe, noisy, save_gpt2, save_llama, save_tokenizer, stories
+from tests.pretrained_models import (
+    EOS,
+    byte_level_bpe,
+    noisy,
+    save_gpt2,
+    save_llama,
+    save_tokenizer,
+    stories,
+    word_piece,
+)
 from textgan.configfile import load_config
 from textgan.data.tokenizer import load_tokenizer
 from textgan.errors import UserError
@@ -92,6 +101,27 @@ def test_a_pretrained_tokenizer_is_the_same_when_it_was_saved(saved, tmp_path):
     assert (again.kind, again.eos_id, again.vocab_size, again.unk_id) == ("pretrained", ours.eos_id, 700, None)
     assert again.encode(ODD) == ours.encode(ODD)
     assert ours.tokens([ours.eos_id]) == ["</s>"]
+
+
+def test_word_pieces_give_english_and_chinese_back(tmp_path):
+    """A Chinese GPT-2 with BERT's tokenizer, as they are: [CLS] opens its texts, [SEP] ends them."""
+    from transformers import BertTokenizerFast, GPT2Config, GPT2LMHeadModel
+
+    texts = [*stories(200, "zh"), *stories(200)]
+    pieces = word_piece(texts, 900)
+    BertTokenizerFast(tokenizer_object=pieces).save_pretrained(tmp_path / "model")
+    size = {"vocab_size": pieces.get_vocab_size(), "n_positions": 256, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = noisy(GPT2LMHeadModel(GPT2Config(**size, bos_token_id=2, eos_token_id=3)))
+    model.save_pretrained(tmp_path / "model")
+    generator, ours, _ = loaded(tmp_path, tmp_path / "model", "generator.block_size=256")
+    assert ours.tokens([ours.eos_id, ours.unk_id]) == ["[SEP]", "<unk>"]
+    for text in (stories(1, "zh")[0], stories(1)[0].lower()):
+        assert ours.decode([*ours.encode(text), ours.eos_id]) == text
+        theirs, ids = logits_of(model, ours, text)
+        with torch.no_grad():
+            torch.testing.assert_close(generator(ids)[0], theirs, rtol=0, atol=1e-5)
+    assert ours.unk_id in ours.encode("🐈")
+    assert ours.eos_id not in ours.encode("a [SEP] b")
 
 
 def test_the_table_is_cut_to_the_tokenizer_and_positions_to_the_block(saved, tmp_path):

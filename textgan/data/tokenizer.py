@@ -28,6 +28,7 @@ SPLITS = ("words", "whitespace")
 BPE_DEFAULT_SIZE = 8192
 _BPE_SMALLEST = 257  # the bytes and the end of text
 _FORMAT = 3
+_INSIDE = "##"  # what WordPiece writes before a piece that goes on with a word
 
 
 class Tokenizer(Protocol):
@@ -138,7 +139,8 @@ class SubwordTokenizer:
     """A tokenizer of the `tokenizers` library: byte-level BPE trained here, or that of a pretrained model.
 
     Its file is Hugging Face's `tokenizer.json`; that of a pretrained model says besides which token ends texts. With
-    byte-level BPE, `decode(encode(x)) == x` on any text (each character in lower case if trained so).
+    byte-level BPE, `decode(encode(x)) == x` on any text (each character in lower case if trained so). Word pieces of
+    BERT's kind keep no spacing: it is that of `join_words`, without spaces in Chinese.
     """
 
     def __init__(self, tokenizer: HFTokenizer, *, kind: str = "bpe", eos: str = EOS):
@@ -158,6 +160,7 @@ class SubwordTokenizer:
         unk_id = vocabulary.get(getattr(tokenizer.model, "unk_token", None))
         self.unk_id = None if unk_id == eos_id else unk_id
         self._tokenizer = tokenizer
+        self._has_word_pieces = isinstance(tokenizer.model, models.WordPiece)
 
     def pieces(self, text: str) -> list[str]:
         return [text[start:end] for start, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
@@ -167,10 +170,21 @@ class SubwordTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocab_size)
-        return self._tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False)
+        ids = [i for i in ids if i != self.eos_id]
+        if not self._has_word_pieces:
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
+        words: list[str] = []
+        for piece in self.tokens(ids):
+            if words and piece.startswith(_INSIDE) and piece != _INSIDE:
+                words[-1] += piece.removeprefix(_INSIDE)
+            else:
+                words.append(piece)
+        return join_words(words)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """The text of each id; a part of a character reads `\\ufffd`."""
+        """The text of each id, of word pieces as the vocabulary has it; a part of a character reads `\\ufffd`."""
+        if self._has_word_pieces:
+            return [UNK if i == self.unk_id else self._tokenizer.id_to_token(i) for i in ids]
         return [self.eos if i == self.eos_id else self.decode([i]) for i in ids]
 
     def to_json(self) -> str:

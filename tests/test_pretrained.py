@@ -262,9 +262,18 @@ def test_what_does_not_go_together_is_refused(saved, tmp_path, overrides, messag
         resolve(config_of(tmp_path, saved[0] / "gpt2", *overrides))
 
 
+def test_a_config_with_every_default_is_the_same(saved, tmp_path):
+    from textgan.configfile import describe_config
+
+    config = config_of(tmp_path, saved[0] / "gpt2")
+    assert config.tokenizer.kind == "pretrained"
+    (tmp_path / "copy.yaml").write_text(describe_config(config), encoding="utf-8")
+    assert resolve(load_config(tmp_path / "copy.yaml")) == resolve(config)
+
+
 def test_other_shapes_than_gpt2_are_told_by_name(saved, tmp_path):
-    with pytest.raises(UserError, match="model_type is llama; leave kind away"):
-        resolve(config_of(tmp_path, saved[0] / "llama", "generator.kind=transformer"))
+    with pytest.raises(UserError, match=r"generator.kind=causal_lm, but .* has transformer; leave generator.kind away"):
+        resolve(config_of(tmp_path, saved[0] / "gpt2", "generator.kind=causal_lm"))
     with pytest.raises(UserError, match="a VAE needs one as decoder"):
         resolve(config_of(tmp_path, saved[0] / "llama", "vae={}", "vae.init_from=mle", "mle={}"))
 

@@ -131,6 +131,15 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrained_tokenizer(cls, values):
+        """A pretrained generator brings its tokenizer along, where no kind is given."""
+        generator, tokenizer = (values.get(name) or {} for name in ("generator", "tokenizer"))
+        if isinstance(generator, dict) and isinstance(tokenizer, dict) and generator.get("init_from"):
+            values = values | {"tokenizer": {"kind": "pretrained"} | tokenizer}
+        return values
+
     @model_validator(mode="after")
     def _phases(self):
         if self.mle is None and self.adversarial is None and self.vae is None:
@@ -202,7 +211,7 @@ class Config(Section):
                 f"tokenizer.init_from={self.tokenizer.init_from} beside generator.init_from="
                 f"{self.generator.init_from}: a pretrained generator reads its own vocabulary; leave the former away"
             )
-        if "kind" in self.tokenizer.model_fields_set and self.tokenizer.kind != "pretrained":
+        if self.tokenizer.kind != "pretrained":
             raise ValueError(
                 f"tokenizer.kind={self.tokenizer.kind} makes a vocabulary that generator.init_from="
                 f"{self.generator.init_from} has not learned; leave tokenizer.kind away"

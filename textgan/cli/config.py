@@ -55,6 +55,8 @@ def _summary(config) -> str:
     shape = f"{model.n_layer} x {model.n_embd}, {model.n_head} heads"
     if model.kind == "lstm":
         shape = f"{model.n_layer} x {model.n_hidden}, LSTM"
+    if model.init_from:
+        shape = model.init_from
     return (
         f"{config.name}: {config.data.source}, {config.tokenizer.kind} tokens; generator {shape}, texts up to "
         f"{model.block_size}; {', '.join(phases)}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from textgan.config import Config
+from textgan.configbase import Section
 from textgan.configfile import load_config
 from textgan.data.tokenizer import LookupTokenizer, Tokenizer, pretrained_tokenizer
 from textgan.errors import UserError
@@ -117,7 +118,7 @@ def _tokenizer_of(name: str, what: str) -> tuple[Tokenizer, int]:
 
 
 def resolve(config: Config, folder: Path | None = None) -> Config:
-    """``config`` with the shape and the tokenizer's kind of the model that ``generator.init_from`` names, if any.
+    """``config`` with the shape of the model that ``generator.init_from`` names, if any; defaults give way to it.
 
     Whoever started from it knows them: of a run ``folder`` that is resumed, and of a run that this one starts from,
     they are taken without asking for the model again.
@@ -133,16 +134,16 @@ def resolve(config: Config, folder: Path | None = None) -> Config:
     else:
         kept = load_config(find_checkpoint(config.parent[1]) / "config.yaml") if config.parent else None
     if kept is not None and kept.generator.init_from == generator.init_from:
-        given = {name: getattr(generator, name) for name in generator.model_fields_set}
-        taken, kind = {**kept.generator.model_dump(), **given}, kept.tokenizer.kind
+        given = {name: getattr(generator, name) for name in _changed(generator)}
+        taken = {**kept.generator.model_dump(), **given}
     else:
-        taken, kind = _shape(config, find_pretrained(generator.init_from)), "pretrained"
-    return config.model_copy(
-        update={
-            "generator": generator.model_copy(update=taken),
-            "tokenizer": config.tokenizer.model_copy(update={"kind": kind}),
-        }
-    )
+        taken = _shape(config, find_pretrained(generator.init_from))
+    return config.model_copy(update={"generator": generator.model_copy(update=taken)})
+
+
+def _changed(section: Section) -> set[str]:
+    """Names of the fields that are not at their defaults."""
+    return {name for name, field in type(section).model_fields.items() if getattr(section, name) != field.default}
 
 
 def _shape(config: Config, found: Pretrained) -> dict[str, Any]:
@@ -157,13 +158,11 @@ def _shape(config: Config, found: Pretrained) -> dict[str, Any]:
             raise UserError(f"{place} is no GPT-2 ({found.not_gpt2}), and a VAE needs one as decoder; give a GPT-2")
     for name, value in taken.items():
         given = getattr(generator, name)
-        if name in generator.model_fields_set and given != value:
-            if name == "kind":
-                raise UserError(f"generator.kind={given}, but {place} is none: {found.not_gpt2}; leave kind away")
+        if name in _changed(generator) and given != value:
             raise UserError(f"generator.{name}={given}, but {place} has {value}; leave generator.{name} away")
     most = found.size("block_size")
     if most is not None and generator.block_size > most:
-        if "block_size" in generator.model_fields_set:
+        if "block_size" in _changed(generator):
             raise UserError(
                 f"generator.block_size={generator.block_size}, but {place} reads at most {most} tokens; give up to that"
             )

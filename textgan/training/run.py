@@ -74,6 +74,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if config.compile:
         check_compiler()
     config = ranks.first_does(lambda: resolve(config, folder if resume else None))
+    if (shape := config.generator).init_from:
+        say(f"generator: {shape.init_from}, {shape.n_layer} layers, {shape.n_head} heads, width {shape.n_embd}")
     ranks.first_does(lambda: check_folder(config, folder, resume=resume))
     last = ranks.first_does(lambda: resume_point(folder)) if resume else None
     if last and (folder / "results.json").is_file():

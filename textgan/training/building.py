@@ -7,13 +7,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from textgan.config import Config
+from textgan.configadapter import Adapter
 from textgan.errors import UserError
+from textgan.models.adapters import put_on
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
 from textgan.models.latent_gan import LatentMapper
 from textgan.models.lstm import LSTMGenerator
 from textgan.models.transformer import Block
 from textgan.models.vae import TextVAE
+from textgan.training.seeding import seed_dropout
 
 VAE_PHASES = ("vae", "latent_gan")  # their checkpoints hold a whole VAE
 
@@ -25,6 +28,31 @@ def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Genera
         sizes = (shape.n_layer, shape.n_embd, shape.n_hidden)
         return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
     return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
+
+
+def adapt(config: Config, generator: Generator) -> Generator:
+    """``generator``, whose weights are those to start from, with the config's fresh adapter, if it has one; in place.
+
+    Raises:
+        UserError: the adapter does not fit it.
+    """
+    if config.adapter is None:
+        return generator
+    seed_dropout(config.seed, "adapter")
+    return fit_adapter(generator, config.adapter)
+
+
+def build_adapted(config: Config, vocab_size: int) -> Generator | LSTMGenerator:
+    """A fresh generator of the config's shape, with its adapter if it has one."""
+    return adapt(config, build_generator(config, vocab_size))
+
+
+def fit_adapter(generator: Generator, adapter: Adapter) -> Generator:
+    """:func:`textgan.models.adapters.put_on` as a section of a config says; UserError where it does not fit."""
+    try:
+        return put_on(generator, **adapter.shape)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def build_vae(config: Config, vocab_size: int) -> TextVAE:

@@ -70,6 +70,7 @@ class Net(NamedTuple):
     Attributes:
         weights: numbers that each position is multiplied with, the table of tokens not counted.
         parameters: that are trained.
+        frozen: numbers in parameters that are not.
         layers, width: of the residual stream, or of an LSTM's state.
         heads: of attention; 0 where there is none.
         vocab: rows of the table of tokens.
@@ -87,6 +88,7 @@ class Net(NamedTuple):
     table_width: int
     dropout: float
     sequential: bool
+    frozen: int = 0
 
 
 class Texts(NamedTuple):
@@ -110,7 +112,7 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
     is_lstm = shape.kind == "lstm"
     return Net(
         weights=weights,
-        parameters=sum(p.numel() for p in parameters),
+        parameters=sum(p.numel() for p in parameters if p.requires_grad),
         layers=1 if shape.kind == "cnn" else shape.n_layer,
         width=shape.n_hidden if is_lstm else shape.n_embd,
         heads=shape.n_head if shape.kind == "transformer" else 0,
@@ -118,6 +120,7 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
         table_width=shape.n_hidden if is_lstm else shape.n_embd,
         dropout=shape.dropout,
         sequential=is_lstm,
+        frozen=sum(p.numel() for p in parameters if not p.requires_grad),
     )
 
 

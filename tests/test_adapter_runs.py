@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from tests.kills import Killed, everything
+from tests.processes import torchrun
+from tests.test_ranks import EQUAL, assert_same_log, logged
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.data.dataset import Batch
@@ -20,10 +22,10 @@ from textgan.models.generator import Generator
 from textgan.models.sharing import copy_of, count, frozen, own_state
 from textgan.ops.packed_linear import Linear
 from textgan.sampling.decode import generate
-from textgan.training import dry_run, run
+from textgan.training import dry_run, estimate, run, work
 from textgan.training.adapting import plain_weights, pupil
 from textgan.training.adversarial_steps import draw_texts, generator_step
-from textgan.training.building import build_generator
+from textgan.training.building import build_adapted, build_generator
 from textgan.training.checkpoint import (
     adapter_of,
     arms,
@@ -448,6 +450,35 @@ def test_the_share_of_trained_parameters_is_told(few, base, tmp_path, capsys, ki
     assert line in dry_run.plan_text(settings, facts)
     run.train(settings, tmp_path / "run")
     assert line in capsys.readouterr().err
+
+
+def test_frozen_weights_cost_less_work_and_memory_by_the_forecast():
+    """Of a step: three products a weight that trains, two one that does not; and one number held instead of five."""
+    settings = config("adapter.kind=lora", "adapter.rank=1")
+    adapted, full = (
+        work.net_of(work.on_meta(f, settings, 50), settings.generator, 50) for f in (build_adapted, build_generator)
+    )
+    D = settings.generator.n_embd
+    assert adapted.parameters == 4 * D
+    assert adapted.frozen == full.parameters
+    assert estimate.trained_bytes(adapted, 0.9) == 4 * (5 * 4 * D + full.parameters)
+    texts = work.Texts(2, 20, 20, 10)
+    found, expected = (work.passes(net, texts, 3).products for net in (adapted, full))
+    assert found - expected == 20 * 2 * (3 * 4 * D - 12 * D * D)
+    found, expected = (work.output(net, texts, 3).products for net in (adapted, full))
+    assert found == expected * 2 / 3
+    assert work.passes(adapted, texts, 1).products == work.passes(full, texts, 1).products + 20 * 2 * 4 * D
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    settings = [*EQUAL, "adapter.kind=lora", "adapter.targets=['*']", "adversarial.kl_weight=0.5", "mle.lr=0.01"]
+    run.train(config(*settings), tmp_path / "one")
+    together = torchrun(2, "train", SMOKE, "--run-folder", tmp_path / "two", *settings, "shard_optimizer=true")
+    _, err = together.communicate(timeout=300)
+    assert together.returncode == 0, err
+    assert_same_log(logged(tmp_path / "one"), logged(tmp_path / "two"))
+    inodes = {path.stat().st_ino for path in (tmp_path / "two" / "checkpoints").glob("*/model.safetensors")}
+    assert len(inodes) == 1
 
 
 @pytest.mark.parametrize(

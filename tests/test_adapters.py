@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from textgan.models.adapters import (
     AdaptiveRank,
@@ -289,6 +290,19 @@ def test_only_what_trains_gets_a_gradient_and_it_is_right(kind):
     for name in trained:
         assert ours[name].any(), name
         torch.testing.assert_close(ours[name], full[name])
+
+
+def test_what_is_frozen_is_left_out_of_the_work():
+    """Three products a weight and step become two: forward, and back to what was read."""
+    generator = base()
+    changed = adapted_copy(generator, "lora", rank=1, alpha=1.0, targets=["h.0.attn.c_attn"])
+    x, at = ids(3, 8), torch.ones(3, 8, dtype=torch.bool)
+    done = []
+    for network in (changed, copy.deepcopy(generator).requires_grad_(True)):
+        with FlopCounterMode(display=False) as counter:
+            network.nll(x, ids(3, 8, seed=4), at=at, reduction="sum").backward()
+        done.append(counter.get_total_flops())
+    assert done[0] < 0.7 * done[1]
 
 
 @pytest.mark.skipif(not can_pack(torch.zeros(1), torch.float32), reason="no kernels for packed weights here")

@@ -22,7 +22,7 @@ from textgan.models.generator import Generator
 from textgan.models.sharing import copy_of, count, frozen, own_state
 from textgan.ops.packed_linear import Linear
 from textgan.sampling.decode import generate
-from textgan.training import dry_run, estimate, run, work
+from textgan.training import dry_run, estimate, mle, run, work
 from textgan.training.adapting import plain_weights, pupil
 from textgan.training.adversarial_steps import draw_texts, generator_step
 from textgan.training.building import build_adapted, build_generator
@@ -257,6 +257,53 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(few, both, tmp_path,
     monkeypatch.undo()
     run.train(config(*few, *KINDS[kind]), tmp_path / "run", resume=True)
     assert everything(tmp_path / "run") == everything(both(kind))
+
+
+def test_a_resumed_run_takes_its_base_from_its_checkpoint(few, tmp_path, monkeypatch):
+    """Wherever that came from at the start, which may be another by now, or out of reach."""
+    settings, build = [*few, *KINDS["lora"], "adversarial=none"], mle.build_generator
+    pretrained = 0.3
+
+    def filled(*args):
+        generator = build(*args)
+        with torch.no_grad():
+            generator.h[0].mlp.c_fc.weight.add_(pretrained)
+        return generator
+
+    monkeypatch.setattr(mle, "build_generator", filled)
+    run.train(config(*settings), tmp_path / "whole")
+    advance = Progress.advance
+
+    def fatal(self, **counts):
+        advance(self, **counts)
+        if self.steps - self.first == 3:
+            raise Killed
+
+    monkeypatch.setattr(Progress, "advance", fatal)
+    with pytest.raises(Killed):
+        run.train(config(*settings), tmp_path / "run")
+    monkeypatch.setattr(Progress, "advance", advance)
+    pretrained = 0.6
+    run.train(config(*settings), tmp_path / "run", resume=True)
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
+def test_ranks_fall_in_the_first_phase_that_the_adapter_trains_in(both, tuned):
+    """To one of three, in the only layer; the phases behind it keep the ranks that it has found."""
+
+    def kept(path):
+        weights = load_weights(path)
+        (name,) = (name for name in weights if name.endswith("keep"))
+        values = weights[name.replace("keep", "lora_E")]
+        assert torch.equal(weights[name], values != 0)
+        return weights[name]
+
+    parent = kept(steps(both("adalora"))[3])
+    assert parent.sum() == 1
+    for arm in ("mle", "adversarial", "continued"):
+        assert torch.equal(kept(arms(both("adalora"))[arm]), parent)
+    for arm in ("adversarial", "continued"):
+        assert kept(arms(tuned("adalora"))[arm]).sum() == 1
 
 
 def test_an_adversarial_run_on_a_plain_base_is_resumed_to_the_bit(few, base, tuned, tmp_path, monkeypatch):

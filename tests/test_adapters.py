@@ -294,7 +294,7 @@ def test_only_what_trains_gets_a_gradient_and_it_is_right(kind):
 
 def test_what_is_frozen_is_left_out_of_the_work():
     """Three products a weight and step become two: forward, and back to what was read."""
-    generator = base()
+    generator = Generator(500, BLOCK, LAYERS, 4, D, dropout=0.0)
     changed = adapted_copy(generator, "lora", rank=1, alpha=1.0, targets=["h.0.attn.c_attn"])
     x, at = ids(3, 8), torch.ones(3, 8, dtype=torch.bool)
     done = []

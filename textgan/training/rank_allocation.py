@@ -96,12 +96,12 @@ class RankAllocator:
     def state_dict(self) -> dict[str, Any]:
         if not self.layers:
             return {}
-        return {name: getattr(self, name) for name in ("step", "settled", "sensitivity", "uncertainty")}
+        return {name: getattr(self, name) for name in ("step", "sensitivity", "uncertainty")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not self.layers:
             return
-        self.step, self.settled = state["step"], state["settled"]
+        self.step = state["step"]
         for name in ("sensitivity", "uncertainty"):
             for own, given in zip(getattr(self, name), state[name], strict=True):
                 own.copy_(given)

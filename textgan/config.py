@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from textgan.configadapter import Adapter
 from textgan.configbase import NotNegative, Positive, Rate, Section, Share
 from textgan.configlatent import LatentGan
 from textgan.confignets import Discriminator, Generator, Tokenizer
@@ -114,6 +115,11 @@ class Config(Section):
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
     generator: Generator = Generator()
+    adapter: Adapter | None = Field(
+        None,
+        description="what alone is trained of the generator, in the phases `mle` and `adversarial`, while its other "
+        "weights stay frozen; none: all of it is trained",
+    )
     discriminator: Discriminator = Discriminator()
     encoder: Encoder = Encoder()
     mle: MLE | None = Field(
@@ -151,6 +157,8 @@ class Config(Section):
         self._check_pretrained()
         if self.vae is not None:
             self._check_vae()
+        if self.adapter is not None:
+            self._check_adapter()
         if self.adversarial is not None:
             if self.mle is None and self.adversarial.init_from is None and self.generator.init_from is None:
                 raise ValueError(
@@ -221,6 +229,23 @@ class Config(Section):
                 f"generator.init_from={self.generator.init_from} beside a `vae` section that starts anew; give a `mle` "
                 "section and vae.init_from=mle, or leave generator.init_from away"
             )
+
+    def _check_adapter(self) -> None:
+        if self.generator.kind != "transformer":
+            raise ValueError(
+                f"adapter.kind={self.adapter.kind} is for generator.kind=transformer, not {self.generator.kind}; leave "
+                "`adapter` away"
+            )
+        if self.vae is not None:
+            raise ValueError("a `vae` section trains the whole of its networks: leave `adapter` away, or `vae`")
+        if self.adapter.kind == "adalora":
+            phase = "mle" if self.mle is not None else "adversarial"
+            steps, options = getattr(self, phase).max_steps, self.adapter.options
+            if options["tinit"] + options["tfinal"] >= steps:
+                raise ValueError(
+                    f"adapter.tinit={options['tinit']} and adapter.tfinal={options['tfinal']} leave no step of "
+                    f"{phase}.max_steps={steps} for ranks to fall in; lower them"
+                )
 
     @property
     def parent(self) -> tuple[str, str] | None:

@@ -27,8 +27,8 @@ class Condition(NamedTuple):
 
     shifts: an entry a layer, (B, D) or None, added to the input of that block at every column. The first is
         added to the token embeddings (Li et al. 2020, "embedding"). None: no layer has one.
-    memory: an entry a layer: one extra key and value, (B, H, 1, d) each, that every column may look at
-        (Li et al. 2020, "memory"). None: no layer has one.
+    memory: an entry a layer: extra keys and values, (B, H, n, d) each, that every column may look at
+        (Li et al. 2020, "memory", n = 1). None: no layer has any.
     """
 
     shifts: tuple[Tensor | None, ...] | None = None
@@ -61,7 +61,8 @@ class KVCache:
             generator.check_condition(condition, batch_size)
         self.batch_size, self.max_len, self.length = batch_size, max_len, 0
         self.condition = condition
-        memory = condition and condition.memory
+        memory = generator.memory(batch_size, condition)
+        self.n_memory = memory[0][0].size(2) if memory else 0
         self.layers = [LayerCache(max_len, memory and memory[i]) for i in range(generator.n_layer)]
 
     def select(self, rows: Tensor) -> None:
@@ -76,8 +77,14 @@ class Generator(nn.Module):
     """GPT-2: pre-LN blocks, learned positions, tanh-GELU, biases, output head tied to the token embedding.
 
     The buffer `logit_bias` (V,) is added to the logits; calibration puts the `<unk>` bias there, else zero.
+
+    Attributes:
+        prefix: None, or an adapter that gives keys and values to stand before every text; as those in the layers, see
+            :mod:`textgan.models.adapters`.
+        trained: names of the parameters that train where there is an adapter; None: all.
     """
 
+    trained: frozenset[str] | None = None
     packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
     def __init__(
@@ -102,6 +109,7 @@ class Generator(nn.Module):
         self.h = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
+        self.register_module("prefix", None)
         init_weights(self, n_layer)
 
     @property
@@ -188,8 +196,9 @@ class Generator(nn.Module):
             condition = cache.condition
         elif condition is not None:
             self.check_condition(condition, B)
-        shifts, memory = condition or (None, None)
-        shifts = shifts or (None,) * self.n_layer
+        shifts = (condition and condition.shifts) or (None,) * self.n_layer
+        memory = self.memory(B, condition) if cache is None else None
+        n_memory = cache.n_memory if cache is not None else memory[0][0].size(2) if memory else 0
 
         column = torch.arange(end, device=tokens.device)
         position, mask = column[start:], None
@@ -198,10 +207,10 @@ class Generator(nn.Module):
             # A padding column looks at itself: a softmax over nothing would be NaN.
             seen = (column >= left_pad[:, None, None]) | (column == column[start:, None])
             mask = (seen & (column <= column[start:, None]))[:, None]  # (B, 1, T, end)
-        elif T > 1 and (start or memory):
+        elif T > 1 and (start or n_memory):
             mask = column <= column[start:, None]  # (T, end)
-        if memory and mask is not None:
-            mask = F.pad(mask, (1, 0), value=True)  # every column looks at the memory
+        if n_memory and mask is not None:
+            mask = F.pad(mask, (n_memory, 0), value=True)  # every column looks at the memory
 
         x = embed_tokens(tokens, self.wte.weight) + self.wpe(position)
         for i, block in enumerate(self.h):
@@ -210,7 +219,7 @@ class Generator(nn.Module):
             if i == 0:
                 x = self.drop(x)
             layer = None if cache is None else cache.layers[i]
-            extra = memory[i] if memory and cache is None else None
+            extra = memory[i] if memory else None
             # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
             call = block if cache is None else block.forward
             x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
@@ -218,9 +227,18 @@ class Generator(nn.Module):
             cache.length = end
         return self.ln_f(x)
 
+    def memory(self, batch_size: int, condition: Condition | None) -> tuple[Memory, ...] | None:
+        """What rows of this condition can look at before their first column, an entry a layer; None: nothing."""
+        if self.prefix is None:
+            return condition and condition.memory
+        return tuple(tuple(x.expand(batch_size, -1, -1, -1) for x in pair) for pair in self.prefix(self))
+
     def check_condition(self, condition: Condition, batch_size: int) -> None:
-        """Raises ValueError for a condition of another number of layers, rows or widths."""
-        heads = (batch_size, self.n_head, 1, self.n_embd // self.n_head)
+        """Raises ValueError for a condition of another number of layers, rows or widths, or memory beside a prefix."""
+        if condition.memory and self.prefix is not None:
+            raise ValueError("the generator has a prefix of its own, which leaves no place for a memory")
+        columns = condition.memory[0][0].size(2) if condition.memory else 1
+        heads = (batch_size, self.n_head, columns, self.n_embd // self.n_head)
         for name, entries in (("shifts", condition.shifts), ("memory", condition.memory)):
             if entries is not None and len(entries) != self.n_layer:
                 raise ValueError(f"the condition has {len(entries)} {name}, but `n_layer={self.n_layer}`")
@@ -242,7 +260,7 @@ class Generator(nn.Module):
             self.logit_bias.add_(bias)
 
     def num_parameters(self) -> int:
-        """Number of trained values; the tied head counts once."""
+        """Number of values in all parameters; the tied head counts once."""
         return sum(p.numel() for p in self.parameters())
 
 

@@ -53,7 +53,7 @@ class _Each(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, bias, targets = ctx.saved_tensors
-        return *_losses_and_gradients(x, weight, bias, targets, gradient)[1:], None
+        return *_losses_and_gradients(x, weight, bias, targets, gradient, ctx.needs_input_grad)[1:], None
 
 
 class _Sum(torch.autograd.Function):
@@ -61,7 +61,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, x, weight, bias, targets):
         if not any(ctx.needs_input_grad):
             return _losses(x, weight, bias, targets).sum()
-        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, None)
+        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, None, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
@@ -92,13 +92,21 @@ def _losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> 
 
 
 def _losses_and_gradients(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Losses (M,), and the gradients for x, weight and bias of their sum, with weights ``scale`` (M,) where given."""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: Tensor | None,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Losses (M,), and the gradients for x, weight and bias of their sum, with weights ``scale`` (M,) where given.
+
+    ``needed``: for which of the three; those of a frozen weight and bias are None.
+    """
     full = torch.promote_types(x.dtype, torch.float32)
     losses, of_x = x.new_empty(len(x), dtype=full), torch.empty_like(x)
-    of_weight = torch.zeros_like(weight, dtype=full)
-    of_bias = None if bias is None else torch.zeros_like(bias, dtype=full)
+    of_weight = torch.zeros_like(weight, dtype=full) if needed[1] else None
+    of_bias = torch.zeros_like(bias, dtype=full) if needed[2] else None
     for rows in output_blocks(x, weight):
         own, target = x[rows], targets[rows, None]
         logits = output_logits(own, weight, bias)
@@ -115,5 +123,7 @@ def _losses_and_gradients(
             of_bias += probs.sum(0)
         probs = probs.to(x.dtype)
         of_x[rows] = probs @ weight
-        of_weight += probs.T @ own
-    return losses, of_x, of_weight.to(weight.dtype), None if of_bias is None else of_bias.to(bias.dtype)
+        if of_weight is not None:
+            of_weight += probs.T @ own
+    of_weight = None if of_weight is None else of_weight.to(weight.dtype)
+    return losses, of_x, of_weight, None if of_bias is None else of_bias.to(bias.dtype)

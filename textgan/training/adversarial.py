@@ -7,12 +7,13 @@ of the first, so that no loss scale has to be tuned; what the critic finds moves
 keeps it a language model.
 """
 
-import copy
 from typing import Any
 
 from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
+from textgan.models.sharing import copy_of
 from textgan.ops.relaxation import tau_at
+from textgan.training.adapting import told
 from textgan.training.adversarial_steps import discriminator_step, draw_fakes, draw_texts, generator_step
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_phase
@@ -31,6 +32,8 @@ def train_adversarial(
     """
     config, settings = run.config, run.config.adversarial
     players = set_up(run, parent)
+    if config.adapter:
+        say(told(config, players.generator))
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
     plan_d = BatchPlan(  # batches of one length would let it judge by length against fakes of all lengths
         run.train.lengths, settings.batch_size, stream_seed(config.seed, "real-d"), by_length=False
@@ -96,7 +99,7 @@ def train_adversarial(
             if interrupted:
                 raise KeyboardInterrupt
     report_stop(run, players.selection, too_far, step, parent_nll)
-    end = copy.deepcopy(players.average.module).requires_grad_(False).eval()
+    end = copy_of(players.average.module).requires_grad_(False).eval()
     kept = {"discriminator": players.discriminator.state_dict(), "spent": players.spent.state_dict()}
     return finish_phase(run, "adversarial", end, step, kept), step
 

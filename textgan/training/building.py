@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from textgan.config import Config
+from textgan.configadapter import Adapter
 from textgan.confignets import Generator as GeneratorShape
 from textgan.errors import UserError
+from textgan.models.adapters import put_on
 from textgan.models.causal_lm import CausalLM
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
@@ -19,6 +21,7 @@ from textgan.models.lstm import LSTMGenerator
 from textgan.models.transformer import Block
 from textgan.models.vae import TextVAE
 from textgan.training.hub import library
+from textgan.training.seeding import seed_dropout
 
 # Names of dropout in the configurations of transformers.
 DROPOUTS = (
@@ -56,6 +59,31 @@ def causal_lm_of(model: nn.Module, block_size: int) -> CausalLM:
     head = model.get_output_embeddings()
     tied = head.weight is model.get_input_embeddings().weight
     return CausalLM(model.base_model, None if tied else head, block_size)
+
+
+def adapt(config: Config, generator: Generator) -> Generator:
+    """``generator``, whose weights are those to start from, with the config's fresh adapter, if it has one; in place.
+
+    Raises:
+        UserError: the adapter does not fit it.
+    """
+    if config.adapter is None:
+        return generator
+    seed_dropout(config.seed, "adapter")
+    return fit_adapter(generator, config.adapter)
+
+
+def build_adapted(config: Config, vocab_size: int) -> Generator | LSTMGenerator:
+    """A fresh generator of the config's shape, with its adapter if it has one."""
+    return adapt(config, build_generator(config, vocab_size))
+
+
+def fit_adapter(generator: Generator, adapter: Adapter) -> Generator:
+    """:func:`textgan.models.adapters.put_on` as a section of a config says; UserError where it does not fit."""
+    try:
+        return put_on(generator, **adapter.shape)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def build_vae(config: Config, vocab_size: int) -> TextVAE:

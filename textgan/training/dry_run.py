@@ -8,6 +8,7 @@ import torch
 
 from textgan.config import Config
 from textgan.ops.devices import device_name, pick_device
+from textgan.training.adapting import share_text
 from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_pointer
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -63,6 +64,8 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
         f"tokenizer: {facts['tokenizer']}, {facts['vocab_size']:,} tokens",
         f"generator: {facts['generator_parameters']:,} parameters",
     ]
+    if "trained_parameters" in facts:
+        lines.append(share_text(config.adapter.kind, facts["trained_parameters"], facts["generator_parameters"]))
     if "vae_parameters" in facts:
         lines.append(
             f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"

@@ -95,8 +95,8 @@ def seconds(work: Work, speed: Speed, kind: str = "cpu") -> float | None:
 
 
 def trained_bytes(net: Net, ema: float) -> float:
-    """Of weights, gradients, AdamW's two moments, and the weight average where there is one."""
-    return FLOAT * net.parameters * (5 if ema else 4)
+    """Of weights, gradients, AdamW's two moments, and the weight average where there is one; what is frozen, once."""
+    return FLOAT * (net.parameters * (5 if ema else 4) + net.frozen)
 
 
 def kept_bytes(net: Net, texts: Texts, kind: str, *, dropout: bool = False) -> float:

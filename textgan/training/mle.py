@@ -9,13 +9,16 @@ from typing import Any
 
 from textgan.data.dataset import batch_plan
 from textgan.models.generator import Generator
-from textgan.training.building import build_generator, compile_blocks, fill
+from textgan.models.sharing import own_state
+from textgan.training.adapting import restore, told
+from textgan.training.building import adapt, build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
 from textgan.training.pretrained import fill_pretrained
+from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
 
@@ -24,22 +27,28 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     config, settings = run.config, run.config.mle
     seed_dropout(config.seed, "init")
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
-    if config.generator.init_from and not resumed:
-        fill_pretrained(generator, config.generator.init_from)
+    pretrained = config.generator.init_from
+    if pretrained and not resumed:
+        fill_pretrained(generator, pretrained)
         score_pretrained(run, generator)
+    if config.adapter:
+        generator = adapt(config, generator)
+        say(told(config, generator) + ("" if pretrained else "; what is frozen is a random start"))
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
     optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
     tokens = plan.mean_tokens
+    allocator = RankAllocator(generator, average.module, config.adapter, settings.max_steps)
     selection = Selection(settings.patience)
     step = 0
     if resumed:
         step = resumed["step"]
-        generator.load_state_dict(resumed["generator"])
+        restore(generator, resumed["generator"], run.checkpoints)
         average.load_state_dict(resumed["average"])
         optimizer.load_state_dict(resumed["optimizer"])
         selection.load_state_dict(resumed["selection"])
+        allocator.load_state_dict(resumed.get("allocator", {}))
 
     with run.progress("mle", total=settings.max_steps, done=step) as progress:
         while step < settings.max_steps and not selection.exhausted:
@@ -63,9 +72,11 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 part.backward()
                 loss, seen = loss + part.detach(), seen + int(run.train.lengths[rows].sum())
             (loss,) = run.ranks.add_up(generator, loss)
+            allocator.observe()
             norm = clip_gradients(generator, settings.grad_clip)
             optimizer.step()
             average.update()
+            allocator.prune()
             step += 1
             progress.advance(tokens=seen)
 
@@ -101,10 +112,11 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                     state={
                         "phase": "mle",
                         "step": step,
-                        "generator": generator.state_dict(),
+                        "generator": own_state(generator),
                         "average": average.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "selection": selection.state_dict(),
+                        "allocator": allocator.state_dict(),
                     },
                     metrics=values,
                     best=run.step_name(step) if best else None,

@@ -1,12 +1,12 @@
 """Optimiser, learning-rate schedule, weight average and gradient norms."""
 
-import copy
 import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from textgan.models.sharing import copy_of, load_own_state, own_state
 from textgan.training.ranks import Ranks
 from textgan.training.sharded_adamw import ShardedAdamW
 
@@ -45,29 +45,32 @@ class WeightAverage:
     """Exponential moving average of a model's parameters, as a model of its own.
 
     The decay warms up as ``min(decay, (1 + n) / (10 + n))`` so that the random start is soon forgotten.
-    ``module`` is what gets evaluated, sampled and saved. Decay 0 tracks the model itself, without a copy.
+    ``module`` is what gets evaluated, sampled and saved. Decay 0 tracks the model itself, without a copy; and what is
+    frozen under an adapter is the model's own, without one.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.model = model
         self.decay = decay
         self.updates = 0
-        self.module = copy.deepcopy(model).requires_grad_(False) if decay else model
+        self.module = copy_of(model).requires_grad_(False) if decay else model
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         if self.decay:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(list(self.module.parameters()), list(self.model.parameters()), 1 - decay)
+            pairs = zip(self.module.parameters(), self.model.parameters(), strict=True)
+            averaged, now = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
+            torch._foreach_lerp_(averaged, now, 1 - decay)
 
     def state_dict(self) -> dict:
-        return {"updates": self.updates, "weights": self.module.state_dict() if self.decay else None}
+        return {"updates": self.updates, "weights": own_state(self.module) if self.decay else None}
 
     def load_state_dict(self, state: dict) -> None:
         self.updates = state["updates"]
         if self.decay:
-            self.module.load_state_dict(state["weights"])
+            load_own_state(self.module, state["weights"])
 
 
 def grad_norm(grads: Iterable[Tensor | None]) -> Tensor:

@@ -13,7 +13,7 @@ from textgan.data.dataset import BatchPlan, TokenDataset, TokenPlan, batch_plan
 from textgan.ops.parts import like_lengths
 from textgan.ops.relaxation import FEEDBACK
 from textgan.training import estimate, work
-from textgan.training.building import build_generator, build_latent_mapper, build_vae
+from textgan.training.building import build_adapted, build_latent_mapper, build_vae
 from textgan.training.calibrate import MAX_LOGITS
 from textgan.training.critic import build_discriminator
 from textgan.training.work import Net, Texts, Work, net_of
@@ -39,7 +39,7 @@ class Planner:
         """``kind`` of device: "cpu" or "cuda"."""
         self.config, self.kind = config, kind
         self.lengths, self.dev, self.test = splits["train"].lengths, splits["dev"], splits["test"]
-        self.generator = net_of(work.on_meta(build_generator, config, vocab), config.generator, vocab)
+        self.generator = net_of(work.on_meta(build_adapted, config, vocab), config.generator, vocab)
         if config.adversarial:
             critic = work.on_meta(build_discriminator, config, vocab)
             self.critic = net_of(critic, config.discriminator, vocab)
@@ -51,7 +51,9 @@ class Planner:
 
     def parameters(self) -> dict[str, int]:
         """Numbers of them, by network."""
-        found = {"generator_parameters": self.generator.parameters}
+        found = {"generator_parameters": self.generator.parameters + self.generator.frozen}
+        if self.config.adapter:
+            found["trained_parameters"] = self.generator.parameters
         if self.config.adversarial:
             found["discriminator_parameters"] = self.critic.parameters
         if self.config.vae:

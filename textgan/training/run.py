@@ -24,13 +24,14 @@ from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import check_compiler, device_name, has_bfloat16, pick_device
+from textgan.training.adapting import adopt
 from textgan.training.adversarial import train_adversarial
-from textgan.training.building import build_generator, build_model, fill
+from textgan.training.building import build_adapted, build_generator
 from textgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
+    load_model,
     load_state,
-    load_weights,
     read_pointer,
     write_atomically,
 )
@@ -48,6 +49,7 @@ from textgan.training.phases import Planner
 from textgan.training.pretrained import fill_pretrained, pretrained_weights, resolve
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
+from textgan.training.work import on_meta
 
 # What a resumed run may change: where and how fast it computes, not what.
 RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
@@ -89,6 +91,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
+    if config.adapter:
+        on_meta(build_adapted, config, tokenizer.vocab_size)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)
@@ -224,8 +228,7 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
 def load_parent(run: Experiment, arm: str) -> tuple[nn.Module, int]:
     """The model of a finished phase of this run, and its step."""
     folder = run.checkpoints / arm
-    model = build_model(run.config, run.tokenizer.vocab_size, arm).to(run.device)
-    fill(model, load_weights(folder), folder)
+    model = load_model(folder, run.config, run.tokenizer.vocab_size, arm).to(run.device)
     return model, check_checkpoint(folder)["step"]
 
 
@@ -237,19 +240,20 @@ def adopt_parent(run: Experiment) -> tuple[Generator, int]:
     this run will be, and it is done again.
     """
     config = run.config
-    generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
     if config.parent is None:
         step, known = 0, None
         say(f"starting from {config.generator.init_from}")
+        generator = build_generator(config, run.tokenizer.vocab_size)  # with this config's dropout
         fill_pretrained(generator, config.generator.init_from)
     else:
         folder = find_checkpoint(config.adversarial.init_from)
         meta = check_checkpoint(folder)
         step, known = meta["step"], meta.get("calibration")
-        say(f"starting from {folder} (step {step})")
-        fill(generator, load_weights(folder), folder)
+        generator, adapter = adopt(folder, config, run.tokenizer.vocab_size)
+        say(f"starting from {folder} (step {step}){adapter}")
         if meta["data"] != run.corpus.fingerprint:
             known = None
+    generator.to(run.device)
     fit = config.adversarial.calibrate
     entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)

@@ -77,6 +77,9 @@ class Net(NamedTuple):
         table_width: of that which tokens are read from, or written with.
         dropout: its share.
         sequential: whether its positions wait for each other (LSTM).
+        frozen: numbers in parameters that are not trained.
+        fixed: those of them among the weights: products on the way back to them are left out.
+        table_fixed: whether the table of tokens is frozen.
     """
 
     weights: int
@@ -88,6 +91,9 @@ class Net(NamedTuple):
     table_width: int
     dropout: float
     sequential: bool
+    frozen: int = 0
+    fixed: int = 0
+    table_fixed: bool = False
 
 
 class Texts(NamedTuple):
@@ -111,7 +117,7 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
     is_lstm = shape.kind == "lstm"
     return Net(
         weights=weights,
-        parameters=sum(p.numel() for p in parameters),
+        parameters=sum(p.numel() for p in parameters if p.requires_grad),
         layers=1 if shape.kind == "cnn" else shape.n_layer,
         width=shape.n_hidden if is_lstm else shape.n_embd,
         heads=0 if shape.kind in ("cnn", "lstm") else shape.n_head,
@@ -119,12 +125,15 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
         table_width=shape.n_hidden if is_lstm else shape.n_embd,
         dropout=shape.dropout,
         sequential=is_lstm,
+        frozen=sum(p.numel() for p in parameters if not p.requires_grad),
+        fixed=sum(p.numel() for p in parameters if p.dim() >= 2 and id(p) not in tables and not p.requires_grad),
+        table_fixed=any(id(p) in tables and len(p) == vocab and not p.requires_grad for p in parameters),
     )
 
 
 def passes(net: Net, texts: Texts, times: float, *, dropout: bool = False) -> Work:
     """Going through ``net``: ``times`` is 1 for a pass forward, 3 with one backward, 2 more for each further one."""
-    products = 2 * times * net.weights * texts.positions
+    products = 2 * (times * net.weights - (times - 1) // 2 * net.fixed) * texts.positions
     stream = texts.positions * net.layers * net.width
     if net.heads:
         products += 4 * times * stream * texts.columns
@@ -139,7 +148,8 @@ def passes(net: Net, texts: Texts, times: float, *, dropout: bool = False) -> Wo
 def output(net: Net, texts: Texts, times: float) -> Work:
     """The output layer over the vocabulary and its softmax; ``times`` as in :func:`passes`."""
     logits = texts.tokens * net.vocab
-    return Work(products=2 * times * net.table_width * logits, logits=times / 3 * logits)
+    times_back = (times - 1) // 2 * net.table_fixed
+    return Work(products=2 * (times - times_back) * net.table_width * logits, logits=times / 3 * logits)
 
 
 def decode(net: Net, texts: Texts) -> Work:
@@ -202,7 +212,8 @@ def relaxed_pass(net: Net, texts: Texts, estimator: str, hops: int) -> Work:
         once = passes(net, texts, 3) + Work(products=6 * product, relaxed=logits)
         return once * (hops + 1) + decode(net, texts)
     # Logits are not held for the way back, but computed again.
-    return passes(net, texts, 3) + Work(products=(3 if estimator in HARD else 4) * product, relaxed=logits)
+    products = (3 if estimator in HARD else 4) - net.table_fixed
+    return passes(net, texts, 3) + Work(products=products * product, relaxed=logits)
 
 
 def vae_step(encoder: Net, decoder: Net, texts: Texts, parts: int = 1) -> Work:

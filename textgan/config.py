@@ -231,10 +231,9 @@ class Config(Section):
             )
 
     def _check_adapter(self) -> None:
-        if self.generator.kind != "transformer":
+        if self.generator.kind == "lstm":
             raise ValueError(
-                f"adapter.kind={self.adapter.kind} is for generator.kind=transformer, not {self.generator.kind}; leave "
-                "`adapter` away"
+                f"adapter.kind={self.adapter.kind} is for Transformers, not generator.kind=lstm; leave it away"
             )
         if self.vae is not None:
             raise ValueError("a `vae` section trains the whole of its networks: leave `adapter` away, or `vae`")

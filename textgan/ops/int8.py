@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgan.ops.packed_linear import Linear
+
 
 class Int8Linear(nn.Module):
     """A linear layer with an int8 copy of a weight (N, K) and a float32 bias (N,); no gradient."""
@@ -42,6 +44,7 @@ def quantize_(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 of_output = outputs.get(id(child.weight))
-                setattr(module, name, of_output[1] if of_output else Int8Linear(child.weight, child.bias))
+                weight = child.whole_weight if isinstance(child, Linear) else child.weight
+                setattr(module, name, of_output[1] if of_output else Int8Linear(weight, child.bias))
     for module, layer in outputs.values():
         module.__dict__["packed_output"] = layer  # not a child: the class's attribute of this name would hide it

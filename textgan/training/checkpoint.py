@@ -43,6 +43,7 @@ from textgan.configfile import dump_config, load_config
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.adapters import can_merge, merge
+from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.models.sharing import frozen, own_state
@@ -337,7 +338,7 @@ def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> S
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     phase = meta.get("phase", "mle")
     model = load_model(folder, config, tokenizer.vocab_size, phase)
-    if isinstance(model, Generator) and can_merge(model):
+    if isinstance(model, Generator | CausalLM) and can_merge(model):
         model = merge(model)
     if isinstance(model, TextVAE):
         model = LatentGenerator(model, source="gan" if phase == "latent_gan" else "prior")

@@ -1,4 +1,4 @@
-"""Text to ids and back: words, characters or byte-level BPE, each saved as one `tokenizer.json`.
+"""Text to ids and back: words, characters, byte-level BPE or an encoder's own, each saved as one `tokenizer.json`.
 
 One special token serves all purposes, as in GPT-2: `<|endoftext|>` (id 0 in tokenizers trained here) opens
 and closes texts and fills padding. `encode` never yields it, even where a text contains those characters.
@@ -17,6 +17,7 @@ from typing import Protocol
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from textgan.data.encoder_tokenizer import EncoderTokenizer
 from textgan.data.words import join_words, split_words
 from textgan.errors import UserError
 
@@ -32,7 +33,7 @@ _FORMAT = 2
 class Tokenizer(Protocol):
     """What the rest of the program knows of a tokenizer.
 
-    kind: one of `TOKENIZERS`. vocab_size: special tokens included. unk_id: None where nothing is unknown.
+    kind: one of `TOKENIZERS`, or "encoder". vocab_size: special tokens included. unk_id: None where nothing is unknown.
     """
 
     kind: str
@@ -241,7 +242,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`: one saved here, or any byte-level BPE with `<|endoftext|>`.
+    """The tokenizer of a `tokenizer.json`: one saved here, any byte-level BPE with `<|endoftext|>`, or an encoder's.
 
     Raises:
         UserError: if the file is missing, broken, foreign or from a newer version.
@@ -258,11 +259,18 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         if "textgan" in content:
             return _load_lookup(content["textgan"], model["vocab"])
+        if {"[MASK]", "<mask>"} & _added(content):
+            return EncoderTokenizer(_parse_hf(json.dumps(content)))
         if model.get("type") != "BPE" or (content.get("decoder") or {}).get("type") != "ByteLevel":
             raise ValueError(f"is a {model.get('type')} tokenizer; byte-level BPE can be used")
         return BPETokenizer(_parse_hf(json.dumps(content)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot use the tokenizer {path}: {error}") from None
+
+
+def _added(content: dict) -> set[str]:
+    """The special tokens that the file of a tokenizer lists."""
+    return {token.get("content") for token in content.get("added_tokens") or []}
 
 
 def _load_lookup(header: dict, vocab: dict[str, int]) -> LookupTokenizer:

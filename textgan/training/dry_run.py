@@ -9,6 +9,7 @@ import torch
 from textgan.config import Config
 from textgan.ops.devices import device_name, pick_device
 from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_pointer
+from textgan.training.critic import check_vocabulary
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.phases import Planner
@@ -32,6 +33,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     tokenizer = make_tokenizer(config, corpus)
     splits = encode(config, corpus, tokenizer)
     check_rows(config, splits)
+    check_vocabulary(config, tokenizer)
     planner = Planner(config, splits, tokenizer.vocab_size, device.type)
     phases = forecast(config, planner, device)
     seconds = [phase["seconds"] for phase in phases.values()]

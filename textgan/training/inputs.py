@@ -7,6 +7,7 @@ from textgan.data.tokenizer import Tokenizer, train_tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import load_for_sampling
+from textgan.training.encoders import load_encoder_tokenizer
 from textgan.training.experiment import say
 from textgan.training.logging import flatten
 
@@ -31,6 +32,8 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     if config.parent is not None:
         return parent_tokenizer(config, corpus)
     values = config.tokenizer
+    if values.kind == "encoder":
+        return load_encoder_tokenizer(values.init_from, "tokenizer.init_from")
     return train_tokenizer(
         values.kind,
         corpus.train,

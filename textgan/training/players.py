@@ -11,7 +11,7 @@ from textgan.configphases import Adversarial
 from textgan.models.generator import Generator
 from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent
-from textgan.training.critic import build_discriminator
+from textgan.training.critic import new_discriminator
 from textgan.training.experiment import Experiment, Selection
 from textgan.training.optim import WeightAverage, adamw, lr_at, set_lr
 from textgan.training.replay import Replay
@@ -45,7 +45,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
     config, settings = run.config, run.config.adversarial
     generator = copy.deepcopy(parent).requires_grad_(True)
     seed_dropout(config.seed, "init-d")
-    discriminator = build_discriminator(config, run.tokenizer.vocab_size).to(run.device)
+    discriminator = new_discriminator(config, run.tokenizer).to(run.device)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
     if not (settings.r1 or settings.r2 or settings.gradient_penalty):  # which differentiate twice

@@ -35,6 +35,7 @@ from textgan.training.checkpoint import (
     write_atomically,
 )
 from textgan.training.continuation import continue_mle
+from textgan.training.critic import check_vocabulary, reading_line
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.finish import finish_arm
@@ -85,6 +86,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
+    if reading := check_vocabulary(config, tokenizer):
+        say(reading_line(config, reading))
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)

@@ -17,6 +17,7 @@ from textgan.config import Config
 from textgan.confignets import Discriminator as DiscriminatorShape
 from textgan.confignets import Generator as GeneratorShape
 from textgan.configvae import Encoder as EncoderShape
+from textgan.models.discriminator import EncoderCritic
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.ops.relaxation import FEEDBACK, HARD
@@ -100,6 +101,16 @@ class Texts(NamedTuple):
 
 def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | EncoderShape, vocab: int) -> Net:
     """The network ``module`` of the config's ``shape``; it may be on the meta device."""
+    if isinstance(module, EncoderCritic):
+        body = module.encoder.body.config
+        shape = shape.model_copy(
+            update={
+                "kind": "transformer",
+                "n_layer": body.num_hidden_layers,
+                "n_head": body.num_attention_heads,
+                "n_embd": body.hidden_size,
+            }
+        )
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     if isinstance(module, LSTMGenerator):  # reads tokens from one table and writes them with another
         tables.add(id(module.head.weight))

@@ -36,8 +36,9 @@ def save_encoder(folder, words, kind="Bert", *, lowercase=False, **changes):
         names |= {"intermediate_size": "hidden_dim"}
         shape = {names.get(key, key): value for key, value in shape.items()}
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**shape))
-    for parameter in model.parameters():  # the library's own start is so small that differences hide in rounding
-        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        for parameter in model.parameters():  # the library's own start is so small that differences hide in rounding
+            parameter += 0.2 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

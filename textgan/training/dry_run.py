@@ -9,6 +9,7 @@ import torch
 from textgan.config import Config
 from textgan.ops.devices import device_name, pick_device
 from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_pointer
+from textgan.training.classes import check_classifier
 from textgan.training.critic import check_vocabulary
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -34,6 +35,8 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     splits = encode(config, corpus, tokenizer)
     check_rows(config, splits)
     check_vocabulary(config, tokenizer)
+    if config.classifier:
+        check_classifier(config, corpus, tokenizer)
     planner = Planner(config, splits, tokenizer.vocab_size, device.type)
     phases = forecast(config, planner, device)
     seconds = [phase["seconds"] for phase in phases.values()]
@@ -42,6 +45,7 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
         "resumed_at": check_checkpoint(find_checkpoint(folder, prefer="last"))["step"] if resumed else None,
         "rows": {name: len(data) if data else 0 for name, data in splits.items()},
         "tokens_a_row": splits["train"].lengths.double().mean().item(),
+        "tokenizer": tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         **planner.parameters(),
         "phases": phases,
@@ -59,9 +63,11 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
     lines = [
         f"run: {facts['run']}{start}",
         f"data: {config.data.source}; rows: {rows}; {facts['tokens_a_row']:.1f} tokens a row",
-        f"tokenizer: {config.tokenizer.kind}, {facts['vocab_size']:,} tokens",
-        f"generator: {facts['generator_parameters']:,} parameters",
+        f"tokenizer: {facts['tokenizer']}, {facts['vocab_size']:,} tokens",
     ]
+    for name in ("generator", "classifier"):
+        if f"{name}_parameters" in facts:
+            lines.append(f"{name}: {facts[f'{name}_parameters']:,} parameters")
     if "vae_parameters" in facts:
         lines.append(
             f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"

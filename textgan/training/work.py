@@ -17,7 +17,7 @@ from textgan.config import Config
 from textgan.confignets import Discriminator as DiscriminatorShape
 from textgan.confignets import Generator as GeneratorShape
 from textgan.configvae import Encoder as EncoderShape
-from textgan.models.discriminator import EncoderCritic
+from textgan.models.bert import PretrainedEncoder
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.ops.relaxation import FEEDBACK, HARD
@@ -101,8 +101,9 @@ class Texts(NamedTuple):
 
 def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | EncoderShape, vocab: int) -> Net:
     """The network ``module`` of the config's ``shape``; it may be on the meta device."""
-    if isinstance(module, EncoderCritic):
-        body = module.encoder.body.config
+    pretrained = next((m for m in module.modules() if isinstance(m, PretrainedEncoder)), None)
+    if pretrained is not None:
+        body = pretrained.body.config
         shape = shape.model_copy(
             update={
                 "kind": "transformer",
@@ -219,6 +220,11 @@ def vae_step(encoder: Net, decoder: Net, texts: Texts, parts: int = 1) -> Work:
     """An update of a VAE."""
     once = passes(encoder, texts, 3, dropout=True) + passes(decoder, texts, 3, dropout=True) + output(decoder, texts, 3)
     return once * parts + Work(updated=encoder.parameters + decoder.parameters)
+
+
+def classifier_step(net: Net, texts: Texts, parts: int = 1) -> Work:
+    """An update of a classifier; ``parts`` as in :func:`mle_step`."""
+    return passes(net, texts, 3, dropout=True) * parts + Work(updated=net.parameters)
 
 
 def evaluation(generator: Net, samples: Texts, dev: Texts, batch_size: int, draws: int = 1) -> Work:

@@ -189,6 +189,14 @@ def test_words_that_are_single_pieces_need_no_bridge(bert):
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
+def test_quotation_marks_of_treebanks_are_read_as_in_texts(tmp_path):
+    folder = save_encoder(tmp_path, [*LETTERS, '"'])
+    words = train_tokenizer("word", ['"a b" .'])
+    assert {"``", "''"} < set(words.tokens(range(words.vocab_size)))
+    reading = check_vocabulary(settings_for(folder), words)
+    assert reading.pieces[words.encode('"a')[0]] == reading.pieces[words.encode('a"')[1]] == [15]
+
+
 def test_chinese_characters_are_read_one_by_one(tmp_path):
     folder = save_encoder(tmp_path, [*"我爱小猫你。，"])
     characters = train_tokenizer("char", ["我爱小猫。"])

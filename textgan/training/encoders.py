@@ -76,10 +76,12 @@ def read_tokens(tokenizer: Tokenizer, encoder: EncoderTokenizer) -> Reading:
         elif not looked_up and own[i] in ids:
             pieces.append([ids[own[i]]])
         else:
-            (text,) = tokenizer.tokens([i])
+            text = tokenizer.decode(
+                [i]
+            )  # a word as it stands in a text: '"' for the opening quotation mark of treebanks
             found = encoder.encode(f" {text}" if tokenizer.kind == "word" else text)
             if len(found) != 1 or found[0] == encoder.unk_id:
-                odd.append(text)
+                odd += tokenizer.tokens([i])
             pieces.append(found or [encoder.unk_id])
     return Reading(pieces, odd, encoder.vocab_size, encoder.cls_id)
 

@@ -19,7 +19,7 @@ from textgan.errors import UserError
 from textgan.training import run
 from textgan.training.checkpoint import arms, load_for_sampling
 from textgan.training.experiment import Experiment
-from textgan.training.pretrained import find_pretrained, find_tokenizer, pretrained_weights
+from textgan.training.pretrained import find_pretrained, pretrained_weights
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS = """
@@ -51,7 +51,7 @@ def config_of(tmp_path, model, *overrides):
 
 
 def forget():
-    for cached in (find_pretrained, find_tokenizer, pretrained_weights):
+    for cached in (find_pretrained, pretrained_weights):
         cached.cache_clear()
 
 

@@ -37,6 +37,7 @@ def test_the_promised_configs_are_there():
         "vae/smoke.yaml",
         "vae/latent_gan.yaml",
         "pretrained/gpt2.yaml",
+        "classifier/stories.yaml",
     } <= names
 
 
@@ -75,7 +76,7 @@ def test_config_trains_for_two_steps(path, tmp_path, gpt2):
             overrides.append(f"data.{key}={texts}")
     if config.generator.init_from:
         overrides.append(f"generator.init_from={gpt2}")
-    phases = [phase for phase in ("mle", "adversarial", "vae", "latent_gan") if getattr(config, phase)]
+    phases = [phase for phase in ("mle", "adversarial", "vae", "latent_gan", "classifier") if getattr(config, phase)]
     overrides += [line for phase in phases for line in (f"{phase}.max_steps=2", f"{phase}.batch_size=8")]
     steps = 2 * len(phases)
     if config.adversarial:
@@ -88,8 +89,9 @@ def test_config_trains_for_two_steps(path, tmp_path, gpt2):
         steps += pretrain
     results = run.train(load_config(path, overrides), tmp_path / "run")
     assert results["phases"][phases[-1]]["step"] == steps
+    score = {"classifier": "cross_entropy"}
     likely = [phase for phase in results["phases"] if phase != "latent_gan"]  # which has no likelihood
-    assert all(math.isfinite(results["phases"][phase]["metrics"]["nll"]) for phase in likely)
+    assert all(math.isfinite(results["phases"][phase]["metrics"][score.get(phase, "nll")]) for phase in likely)
 
 
 def test_vae_configs_train_the_model_that_they_are_compared_with():

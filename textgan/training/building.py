@@ -98,13 +98,8 @@ def fit_adapter(generator: Generator | CausalLM, adapter: Adapter) -> Generator 
 
 def build_vae(config: Config, vocab_size: int) -> TextVAE:
     """A fresh VAE of the config's shape: its encoder, and a decoder of the shape of its generator."""
-    shape, vae = config.encoder, config.vae
-    if shape.kind == "lstm":
-        encoder = LSTMEncoder(vocab_size, shape.n_layer, shape.n_embd, shape.n_hidden, dropout=shape.dropout)
-    else:
-        block_size = config.generator.block_size
-        sizes = (shape.n_layer, shape.n_head, shape.n_embd)
-        encoder = TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
+    vae = config.vae
+    encoder = build_encoder(config, vocab_size, config.generator.block_size)
     decoder = build_generator(config, vocab_size, n_extra=vae.z_size if vae.injection != "memory" else 0)
     return TextVAE(
         encoder,
@@ -115,6 +110,15 @@ def build_vae(config: Config, vocab_size: int) -> TextVAE:
         bn_gamma=vae.bn_gamma,
         bn_whiten=vae.bn_whiten,
     )
+
+
+def build_encoder(config: Config, vocab_size: int, block_size: int) -> TransformerEncoder | LSTMEncoder:
+    """A fresh encoder of the config's shape, for texts of up to ``block_size`` tokens."""
+    shape = config.encoder
+    if shape.kind == "lstm":
+        return LSTMEncoder(vocab_size, shape.n_layer, shape.n_embd, shape.n_hidden, dropout=shape.dropout)
+    sizes = (shape.n_layer, shape.n_head, shape.n_embd)
+    return TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
 
 
 def build_model(config: Config, vocab_size: int, phase: str) -> Generator | TextVAE:

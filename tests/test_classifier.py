@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.kills import Killed, plain
 from tests.tiny_encoders import LETTERS, save_encoder
@@ -97,6 +98,10 @@ def test_it_learns_what_can_be_learned(texts, tmp_path, config):
     named = [trained.classes[i] for i in trained.probabilities(corpus.test).argmax(1)]
     expected = sk.confusion_matrix(corpus.labels["test"], named, labels=trained.classes)
     assert entry["confusion"]["test"] == expected.tolist()
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    shown = events.Tensors("samples/confusion")[-1].tensor_proto.string_val[0].decode()
+    assert [line.split(" | ")[0] for line in shown.split("\n")[2:]] == ["| no", "| yes"]
+    assert events.Scalars("classifier/accuracy")[-1].value > 0.95
 
 
 def test_it_learns_nothing_from_labels_at_random(tmp_path, config):

@@ -106,6 +106,13 @@ SETTINGS = (
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write there, all or nothing, instead of printing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32", "bfloat16", "int8"]),
+    default="float64",
+    show_default=True,
+    help="Cheaper arithmetic, for big models; what the last two cost in likelihood is said. int8: on a CPU.",
+)
 @judge_options
 @latent_options
 @click.pass_context
@@ -122,6 +129,7 @@ def sample(
     as_json: bool,
     output: str | None,
     device: str,
+    precision: str,
     best_of: int | None,
     judge: str | None,
     wanted: str | None,
@@ -131,8 +139,9 @@ def sample(
 
     The same seed gives the same texts, whatever the batch size, and -n 10 begins with the texts of -n 5. The
     log-probability (--json) is in nats under the model itself, temperature 1 and no filter, with the end of
-    text. A prompt may hold only words that the model knows. Defaults of the settings are the checkpoint's
-    (generation.yaml), then those below.
+    text. (Cheaper --precision leaves rounding that may tip a draw where batch sizes differ.) A prompt may
+    hold only words that the model knows. Defaults of the settings are the checkpoint's (generation.yaml),
+    then those below.
 
     A VAE writes a text from a latent z: drawn, or where texts are that it has read (options that begin with VAE).
     It reads words that it does not know as <unk>, and writes greedily from where texts are unless --temperature is
@@ -154,6 +163,7 @@ def sample(
         greedy = request.task is not None and "temperature" not in commanded
         settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
         model = load_model(source, local_device(where), request)
+        _compute_in(model, precision)
         if judge:
             from textgan.training.classifying import text_judge
 
@@ -189,6 +199,24 @@ def sample(
         stopped = _put(batches, plan, output if ranks.first else None, form, bar=plan.total > batch_size)
     if stopped:
         ctx.exit(130)
+
+
+def _compute_in(model: SamplingModel, precision: str) -> None:
+    """Let the model compute so, and say what that costs where it may be much.
+
+    In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
+    """
+    from textgan.analysis.precision import check_precision, measured, set_precision
+
+    check_precision(model, precision)
+    if precision in ("float64", "float32"):
+        set_precision(model, precision)
+        return
+    try:
+        say(f"{precision}: {measured(model, precision)}")
+    except UserError as error:
+        say(f"note: what {precision} costs in likelihood is not known: {error}")
+        set_precision(model, precision)
 
 
 def _put(

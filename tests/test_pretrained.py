@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.pretrained_models import (
     EOS,
     byte_level_bpe,
+    forget_pretrained,
     noisy,
     save_gpt2,
     save_llama,
@@ -31,8 +32,7 @@ ODD = "Ünïcode — 小猫睡着了。 <|endoftext|> 🐈"
 
 @pytest.fixture(autouse=True)
 def _afresh():
-    for cached in (find_pretrained, pretrained_weights):
-        cached.cache_clear()
+    forget_pretrained()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.commands import invoke
 from tests.kills import Killed, everything
-from tests.pretrained_models import save_gpt2, save_llama
+from tests.pretrained_models import forget_pretrained, save_gpt2, save_llama
 from textgan.analysis.export import export
 from textgan.cli.sample import sample
 from textgan.cli.train import train as train_command
@@ -19,7 +19,7 @@ from textgan.errors import UserError
 from textgan.training import run
 from textgan.training.checkpoint import arms, load_for_sampling
 from textgan.training.experiment import Experiment
-from textgan.training.pretrained import find_pretrained, pretrained_weights
+from textgan.training.pretrained import pretrained_weights
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS = """
@@ -50,18 +50,13 @@ def config_of(tmp_path, model, *overrides):
     return load_config(path, overrides)
 
 
-def forget():
-    for cached in (find_pretrained, pretrained_weights):
-        cached.cache_clear()
-
-
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def trained(request, models, tmp_path_factory, no_waiting_for_the_disk):
     """A run from a pretrained model, whose folder is gone when it is over."""
     root = tmp_path_factory.mktemp(request.param)
     shutil.copytree(models / request.param, root / "model")
     results = run.train(config_of(root, root / "model"), root / "run")
-    forget()
+    forget_pretrained()
     shutil.rmtree(root / "model")
     return root / "run", results
 
@@ -197,7 +192,7 @@ def test_what_cannot_be_loaded_leaves_nothing_behind(models, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(models / "gpt2", broken)
     (broken / "model.safetensors").write_bytes(b"broken")
-    forget()
+    forget_pretrained()
     with pytest.raises(UserError, match="broken cannot be loaded"):
         run.train(config_of(tmp_path, broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()

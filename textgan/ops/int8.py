@@ -4,6 +4,8 @@ Each row of a weight is scaled to -127..127 and rounded; inputs are scaled to se
 texts are needed to calibrate. A quarter of the memory of float32, and integer products.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,9 @@ class Int8Linear(nn.Module):
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch will drop its quantised tensors some day, not in the range we allow
+            warnings.simplefilter("ignore")
+            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.in_features, self.out_features = weight.shape[1], len(weight)
         self.prepacked = torch.ops.quantized.linear_prepack(rounded, None if bias is None else bias.detach().float())
 

@@ -32,7 +32,7 @@ def train_adversarial(
     """
     config, settings = run.config, run.config.adversarial
     players = set_up(run, parent)
-    if config.adapter:
+    if config.adapter or config.finetune.freeze:
         say(told(config, players.generator))
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
     plan_d = BatchPlan(  # batches of one length would let it judge by length against fakes of all lengths

@@ -65,7 +65,7 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
         f"generator: {facts['generator_parameters']:,} parameters",
     ]
     if "trained_parameters" in facts:
-        lines.append(share_text(config.adapter.kind, facts["trained_parameters"], facts["generator_parameters"]))
+        lines.append(share_text(config, facts["trained_parameters"], facts["generator_parameters"]))
     if "vae_parameters" in facts:
         lines.append(
             f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"

@@ -14,6 +14,7 @@ from textgan.training.adapting import restore, told
 from textgan.training.building import adapt, build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import freeze
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
 from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
@@ -33,6 +34,8 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
         score_pretrained(run, generator)
     if config.adapter:
         generator = adapt(config, generator)
+    freeze(config, generator)
+    if config.adapter or config.finetune.freeze:
         say(told(config, generator) + ("" if pretrained else "; what is frozen is a random start"))
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)

@@ -26,7 +26,7 @@ from textgan.models.generator import Generator
 from textgan.ops.devices import check_compiler, device_name, has_bfloat16, pick_device
 from textgan.training.adapting import adopt
 from textgan.training.adversarial import train_adversarial
-from textgan.training.building import build_adapted, build_generator
+from textgan.training.building import build_generator
 from textgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
@@ -38,6 +38,7 @@ from textgan.training.checkpoint import (
 from textgan.training.continuation import continue_mle
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
+from textgan.training.finetune import build_trained
 from textgan.training.finish import finish_arm
 from textgan.training.forecast import Took, forecast
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -91,8 +92,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
-    if config.adapter:
-        on_meta(build_adapted, config, tokenizer.vocab_size)
+    if config.mle or config.adversarial:
+        on_meta(build_trained, config, tokenizer.vocab_size)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)

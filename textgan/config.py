@@ -241,6 +241,16 @@ class Config(Section):
                 "finetune is of the phases `mle` and `adversarial`, and there is neither: leave `finetune` away, or "
                 "give one of them"
             )
+        if self.finetune.unfreeze_every and self.adversarial and self.adversarial.continuation == "seconds":
+            raise ValueError(
+                "adversarial.continuation=seconds times an update, and finetune.unfreeze_every makes updates dearer as "
+                "they go: give adversarial.continuation=steps or tokens"
+            )
+        if self.finetune.unfreeze_every and self.adapter is not None and self.adapter.kind == "adalora":
+            raise ValueError(
+                "adapter.kind=adalora weighs the updates of all layers against each other, which finetune."
+                "unfreeze_every lets begin one after the other: leave the latter away, or take kind: lora"
+            )
         if self.finetune.freeze and self.adapter is not None:
             raise ValueError(
                 "finetune.freeze beside an adapter, which freezes all but itself: leave finetune.freeze away, and say "

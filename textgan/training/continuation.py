@@ -19,10 +19,11 @@ from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import thaw, tuned_adamw
 from textgan.training.finish import finish_phase
 from textgan.training.logging import open_log
 from textgan.training.objectives import mle_loss, share, split
-from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
@@ -122,6 +123,7 @@ def train_on(
     with run.progress("continued", total=budget["steps"], done=step - start) as progress:
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
+            thaw(config, learner.optimizer, (step - start) * settings.max_steps // budget["schedule_steps"])
             found = update(run, learner, run.train.batch(plan.indices(step - start)).to(run.device), lr, step - start)
             step += 1
             progress.advance()
@@ -159,7 +161,7 @@ def set_up(run: Experiment, parent: Generator, schedule_steps: int) -> tuple[Lea
     learner = Learner(
         generator=generator,
         average=average,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
+        optimizer=tuned_adamw(run.config, generator, settings, run.shards),
         selection=Selection(settings.patience),
         allocator=RankAllocator(generator, average.module, run.config.adapter, schedule_steps),
     )

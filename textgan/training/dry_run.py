@@ -10,6 +10,7 @@ from textgan.config import Config
 from textgan.ops.devices import device_name, pick_device
 from textgan.training.adapting import share_text
 from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_pointer
+from textgan.training.finetune import check_finetune
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.phases import Planner
@@ -35,6 +36,8 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     tokenizer = make_tokenizer(config, corpus)
     splits = encode(config, corpus, tokenizer)
     check_rows(config, splits)
+    if config.mle or config.adversarial:
+        check_finetune(config, tokenizer.vocab_size)
     planner = Planner(config, splits, tokenizer.vocab_size, device.type)
     phases = forecast(config, planner, device)
     seconds = [phase["seconds"] for phase in phases.values()]

@@ -14,10 +14,10 @@ from textgan.training.adapting import restore, told
 from textgan.training.building import adapt, build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.experiment import Experiment, Selection, say
-from textgan.training.finetune import freeze
+from textgan.training.finetune import freeze, thaw, tuned_adamw
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
-from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
 from textgan.training.pretrained import fill_pretrained
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
@@ -39,7 +39,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
         say(told(config, generator) + ("" if pretrained else "; what is frozen is a random start"))
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
-    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
+    optimizer = tuned_adamw(config, generator, settings, run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
     tokens = plan.mean_tokens
     allocator = RankAllocator(generator, average.module, config.adapter, settings.max_steps)
@@ -63,6 +63,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 final_ratio=settings.final_lr_ratio,
             )
             set_lr(optimizer, lr)
+            thaw(config, optimizer, step)
             seed_dropout(config.seed, "mle", step, *run.ranks.stream)
             generator.train()
             optimizer.zero_grad()

@@ -14,6 +14,7 @@ from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent
 from textgan.training.critic import build_discriminator
 from textgan.training.experiment import Experiment, Selection
+from textgan.training.finetune import tuned_adamw
 from textgan.training.optim import WeightAverage, adamw, lr_at, set_lr
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.replay import Replay
@@ -61,7 +62,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         generator=generator,
         average=average,
         discriminator=discriminator,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
+        optimizer=tuned_adamw(config, generator, settings, run.shards),
         optimizer_d=adamw(
             discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d, shards=run.shards
         ),

@@ -38,7 +38,7 @@ from textgan.training.checkpoint import (
 from textgan.training.continuation import continue_mle
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
-from textgan.training.finetune import build_trained
+from textgan.training.finetune import check_finetune
 from textgan.training.finish import finish_arm
 from textgan.training.forecast import Took, forecast
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -50,7 +50,6 @@ from textgan.training.phases import Planner
 from textgan.training.pretrained import fill_pretrained, pretrained_weights, resolve
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
-from textgan.training.work import on_meta
 
 # What a resumed run may change: where and how fast it computes, not what.
 RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
@@ -93,7 +92,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
         check_same_data(last, corpus)
     check_rows(config, splits)
     if config.mle or config.adversarial:
-        on_meta(build_trained, config, tokenizer.vocab_size)
+        check_finetune(config, tokenizer.vocab_size)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)

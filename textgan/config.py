@@ -241,6 +241,16 @@ class Config(Section):
                 "finetune is of the phases `mle` and `adversarial`, and there is neither: leave `finetune` away, or "
                 "give one of them"
             )
+        if self.finetune.label_smoothing and self.mle is None and not self.adversarial.mle_weight:
+            raise ValueError(
+                f"finetune.label_smoothing={self.finetune.label_smoothing} is of the MLE loss, of which "
+                "adversarial.mle_weight=0 leaves nothing: leave the former away, or raise the latter"
+            )
+        if (self.finetune.l1 or self.finetune.l2 or self.finetune.l2_sp) and self.adapter is not None:
+            raise ValueError(
+                "finetune.l1, l2 and l2_sp hold the generator's own matrices, which an adapter freezes: leave them "
+                "away, or `adapter`"
+            )
         if self.finetune.unfreeze_every and self.adversarial and self.adversarial.continuation == "seconds":
             raise ValueError(
                 "adversarial.continuation=seconds times an update, and finetune.unfreeze_every makes updates dearer as "

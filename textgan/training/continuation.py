@@ -24,6 +24,7 @@ from textgan.training.finish import finish_phase
 from textgan.training.logging import open_log
 from textgan.training.objectives import mle_loss, share, split
 from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
+from textgan.training.penalties import Penalties
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
@@ -39,6 +40,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     selection: Selection
     allocator: RankAllocator
+    penalties: Penalties
 
     def state_dict(self) -> dict[str, Any]:
         """What is not frozen under an adapter."""
@@ -49,7 +51,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_own_state(self.generator, state["generator"])
         for name, part in vars(self).items():
-            if name in state and name != "generator":  # checkpoints from before adapters have no allocator
+            if name in state and name != "generator":  # older checkpoints have fewer parts
                 part.load_state_dict(state[name])
 
 
@@ -164,6 +166,7 @@ def set_up(run: Experiment, parent: Generator, schedule_steps: int) -> tuple[Lea
         optimizer=tuned_adamw(run.config, generator, settings, run.shards),
         selection=Selection(settings.patience),
         allocator=RankAllocator(generator, average.module, run.config.adapter, schedule_steps),
+        penalties=Penalties(run.config.finetune, generator),
     )
     return learner, BatchPlan(run.train.lengths, settings.batch_size, stream_seed(run.config.seed, "real"))
 
@@ -191,10 +194,12 @@ def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int
     total = torch.zeros((), device=run.device)
     for part in split(batch, settings.batch_size // settings.accumulate):
         with run.autocast():
-            loss = mle_loss(learner.generator, share(part, run.ranks), tokens) * bool(run.ranks.counted(len(part.ids)))
+            own, smoothing = share(part, run.ranks), run.config.finetune.label_smoothing
+            loss = mle_loss(learner.generator, own, tokens, smoothing) * bool(run.ranks.counted(len(part.ids)))
         loss.backward()
         total += loss.detach()
     (total,) = run.ranks.add_up(learner.generator, total)
+    learner.penalties.add()
     learner.allocator.observe()
     norm = clip_gradients(learner.generator, settings.grad_clip)
     learner.optimizer.step()

@@ -112,6 +112,13 @@ def check_finetune(config: Config, vocab_size: int) -> None:
             f"finetune.{name}={getattr(finetune, name)} tells layers apart, and what trains of the generator stands in "
             "one: leave it away"
         )
+    if (finetune.l1 or finetune.l2 or finetune.l2_sp) and not any(
+        p.requires_grad and p.dim() >= 2 for p in generator.parameters()
+    ):
+        raise UserError(
+            f"finetune.l1={finetune.l1}, l2={finetune.l2}, l2_sp={finetune.l2_sp} are of matrices, and none of the "
+            "generator trains: leave them away, or freeze less"
+        )
     every, n_layer = finetune.unfreeze_every, config.generator.n_layer
     if every and trained[-1] < n_layer:
         raise UserError(

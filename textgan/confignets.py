@@ -63,6 +63,9 @@ class Generator(Section):
     dropout: Beta = Field(
         0.1, description="dropout of embeddings, attention and residual branches (lstm: of input and output)"
     )
+    attention_dropout: Beta | None = Field(
+        None, description="dropout of attention weights alone (transformer, causal_lm); none: as dropout"
+    )
 
     @model_validator(mode="after")
     def _divisible(self):
@@ -71,6 +74,11 @@ class Generator(Section):
         if self.kind == "lstm" and self.init_from is not None:
             raise ValueError(
                 f"generator.init_from={self.init_from} is of Transformers; leave generator.kind=lstm or it away"
+            )
+        if self.kind == "lstm" and self.attention_dropout is not None:
+            raise ValueError(
+                f"generator.attention_dropout={self.attention_dropout} is of Transformers, and generator.kind=lstm has "
+                "no attention; leave it away"
             )
         if self.kind == "causal_lm" and self.init_from is None and self.causal_lm is None:
             raise ValueError("generator.kind=causal_lm needs generator.init_from, the model that it is")

@@ -95,18 +95,26 @@ class Generator(nn.Module):
         n_head: int,
         n_embd: int,
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
     ):
-        """Raises ValueError for sizes below one, a width that does not split into heads, or a bad dropout."""
+        """`attention_dropout`: of the attention weights; None: as `dropout`.
+
+        Raises:
+            ValueError: for sizes below one, a width that does not split into heads, or a bad dropout.
+        """
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
         super().__init__()
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         check_heads(n_embd, n_head)
         check_dropout(dropout)
+        check_dropout(attention_dropout)
         self.vocab_size, self.block_size = vocab_size, block_size
         self.n_layer, self.n_head, self.n_embd, self.dropout = n_layer, n_head, n_embd, dropout
+        self.attention_dropout = attention_dropout
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.drop = Dropout(dropout)
-        self.h = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.h = nn.ModuleList(Block(n_embd, n_head, dropout, attention_dropout) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
         self.register_module("prefix", None)

@@ -154,9 +154,11 @@ class Attention(nn.Module):
     `adapter` is None, or a function of what it gives (see :mod:`textgan.models.adapters`); so in `MLP`.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`, which is that of the output."""
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
+        self.n_head = n_head
+        self.dropout = dropout if attention_dropout is None else attention_dropout
         self.c_attn = Linear(n_embd, 3 * n_embd)
         self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
@@ -208,10 +210,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-LN Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`."""
         super().__init__()
         self.ln_1 = nn.LayerNorm(n_embd)
-        self.attn = Attention(n_embd, n_head, dropout)
+        self.attn = Attention(n_embd, n_head, dropout, attention_dropout)
         self.ln_2 = nn.LayerNorm(n_embd)
         self.mlp = MLP(n_embd, dropout)
 

@@ -1,6 +1,7 @@
 """The generator: a Transformer decoder of GPT-2's exact shape that reads token ids or probability vectors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from textgan.models.transformer import (
     check_sizes,
     embed_tokens,
     init_weights,
+    recomputed,
 )
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
 from textgan.ops.packed_linear import PackedLinear
@@ -96,8 +98,14 @@ class Generator(nn.Module):
         n_embd: int,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
+        gradient_checkpointing: bool = False,
     ):
-        """`attention_dropout`: of the attention weights; None: as `dropout`.
+        """
+        Args:
+            vocab_size, block_size, n_layer, n_head, n_embd: the shape.
+            dropout: of embeddings, attention weights and residual branches.
+            attention_dropout: of the attention weights; None: as `dropout`.
+            gradient_checkpointing: compute blocks again on the way back rather than keep what they made.
 
         Raises:
             ValueError: for sizes below one, a width that does not split into heads, or a bad dropout.
@@ -110,7 +118,7 @@ class Generator(nn.Module):
         check_dropout(attention_dropout)
         self.vocab_size, self.block_size = vocab_size, block_size
         self.n_layer, self.n_head, self.n_embd, self.dropout = n_layer, n_head, n_embd, dropout
-        self.attention_dropout = attention_dropout
+        self.attention_dropout, self.gradient_checkpointing = attention_dropout, gradient_checkpointing
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.drop = Dropout(dropout)
@@ -230,6 +238,8 @@ class Generator(nn.Module):
             extra = memory[i] if memory else None
             # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
             call = block if cache is None else block.forward
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                call = partial(recomputed, call)
             x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end

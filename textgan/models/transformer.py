@@ -4,13 +4,15 @@ The generator calls the blocks causally, the critics both ways. Names and layout
 move by a rename and a transpose.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from textgan.ops.packed_linear import Linear
 from textgan.ops.relaxed_tokens import RelaxedTokens
@@ -94,6 +96,15 @@ def attend(
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = torch.softmax(scores, dim=-1)
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
+
+
+def recomputed(block: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """`block(*args, **kwargs)`, of which the arguments alone are kept: the way back computes it again.
+
+    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). The random numbers are the same again,
+    and what is drawn behind is what would have been drawn without.
+    """
+    return checkpoint(block, *args, use_reentrant=False, **kwargs)
 
 
 def differentiable_twice() -> AbstractContextManager:

@@ -39,11 +39,16 @@ def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Genera
         return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
     if shape.kind == "causal_lm":
         model = library("generator.kind=causal_lm").AutoModelForCausalLM
-        return causal_lm_of(
-            model.from_config(causal_lm_config(shape, vocab_size), dtype=torch.float32), shape.block_size
-        )
+        model = model.from_config(causal_lm_config(shape, vocab_size), dtype=torch.float32)
+        return causal_lm_of(model, shape.block_size, gradient_checkpointing=shape.gradient_checkpointing)
     sizes = (shape.block_size, shape.n_layer, shape.n_head, shape.n_embd)
-    return Generator(vocab_size, *sizes, dropout=shape.dropout, attention_dropout=shape.attention_dropout)
+    return Generator(
+        vocab_size,
+        *sizes,
+        dropout=shape.dropout,
+        attention_dropout=shape.attention_dropout,
+        gradient_checkpointing=shape.gradient_checkpointing,
+    )
 
 
 def causal_lm_config(shape: GeneratorShape, vocab_size: int) -> Any:
@@ -67,11 +72,11 @@ def causal_lm_config(shape: GeneratorShape, vocab_size: int) -> Any:
     return transformers.AutoConfig.for_model(**values | ids | drops | {"vocab_size": vocab_size})
 
 
-def causal_lm_of(model: nn.Module, block_size: int) -> CausalLM:
+def causal_lm_of(model: nn.Module, block_size: int, *, gradient_checkpointing: bool = False) -> CausalLM:
     """The adapter of a model of transformers with its output layer."""
     head = model.get_output_embeddings()
     tied = head.weight is model.get_input_embeddings().weight
-    return CausalLM(model.base_model, None if tied else head, block_size)
+    return CausalLM(model.base_model, None if tied else head, block_size, gradient_checkpointing)
 
 
 def adapt(config: Config, generator: Generator) -> Generator:

@@ -52,7 +52,7 @@ from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
 # What a resumed run may change: where and how fast it computes, not what.
-RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
+RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer", "generator.gradient_checkpointing")
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | None = None) -> dict[str, Any]:

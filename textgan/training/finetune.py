@@ -104,6 +104,11 @@ def thaw(config: Config, optimizer: torch.optim.Optimizer, done: int) -> None:
 def check_finetune(config: Config, vocab_size: int) -> None:
     """UserError where an adapter, or what ``finetune`` asks for, does not fit the generator, or has no effect on it."""
     generator = on_meta(build_trained, config, vocab_size)
+    if config.compile and config.generator.kind == "causal_lm" and config.generator.gradient_checkpointing:
+        raise UserError(
+            "compile=true and generator.gradient_checkpointing=true do not go together for generator.kind=causal_lm, "
+            "whose layers draw their dropout where the compiler cannot draw it again: leave one of them away"
+        )
     finetune, depth = config.finetune, depths(generator)
     trained = sorted({depth[name] for name, p in generator.named_parameters() if p.requires_grad})
     if len(trained) == 1 and (finetune.layer_lr_decay < 1 or finetune.unfreeze_every):

@@ -543,7 +543,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         (["adapter.kind=lora", "adapter.targets=[]"], "adapter.targets is empty"),
         (["adapter.kind=adalora", "adapter.init_r=8"], "adapter.target_r=8 must be below adapter.init_r=8"),
         (["adapter.kind=adalora", "adapter.tinit=5", "adapter.tfinal=1"], "leave no step of mle.max_steps=6"),
-        (["adapter.kind=lora", "generator.kind=lstm"], "is for generator.kind=transformer, not lstm"),
+        (["adapter.kind=lora", "generator.kind=lstm"], "is for Transformers, not generator.kind=lstm"),
         (["adapter.kind=lora", "vae.max_steps=3000", "adversarial=none"], "a `vae` section trains the whole"),
     ],
 )

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from textgan.configadapter import Adapter
 from textgan.configbase import NotNegative, Positive, Rate, Section, Share
 from textgan.configclassifier import Classifier
+from textgan.configfinetune import Finetune
 from textgan.configlatent import LatentGan
 from textgan.confignets import Discriminator, Generator, Tokenizer
 from textgan.configphases import MLE, Adversarial
@@ -122,6 +123,9 @@ class Config(Section):
         description="what alone is trained of the generator, in the phases `mle` and `adversarial`, while its other "
         "weights stay frozen; none: all of it is trained",
     )
+    finetune: Finetune = Field(
+        Finetune(), description="how the generator's weights move in the phases `mle` and `adversarial`"
+    )
     discriminator: Discriminator = Discriminator()
     encoder: Encoder = Encoder()
     mle: MLE | None = Field(
@@ -165,6 +169,7 @@ class Config(Section):
                 "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
             )
         self._check_pretrained()
+        self._check_finetune()
         if self.vae is not None:
             self._check_vae()
         if self.adapter is not None:
@@ -254,6 +259,38 @@ class Config(Section):
             raise ValueError(
                 f"generator.init_from={self.generator.init_from} beside a `vae` section that starts anew; give a `mle` "
                 "section and vae.init_from=mle, or leave generator.init_from away"
+            )
+
+    def _check_finetune(self) -> None:
+        if self.finetune != Finetune() and self.mle is None and self.adversarial is None:
+            raise ValueError(
+                "finetune is of the phases `mle` and `adversarial`, and there is neither: leave `finetune` away, or "
+                "give one of them"
+            )
+        if self.finetune.label_smoothing and self.mle is None and not self.adversarial.mle_weight:
+            raise ValueError(
+                f"finetune.label_smoothing={self.finetune.label_smoothing} is of the MLE loss, of which "
+                "adversarial.mle_weight=0 leaves nothing: leave the former away, or raise the latter"
+            )
+        if (self.finetune.l1 or self.finetune.l2 or self.finetune.l2_sp) and self.adapter is not None:
+            raise ValueError(
+                "finetune.l1, l2 and l2_sp hold the generator's own matrices, which an adapter freezes: leave them "
+                "away, or `adapter`"
+            )
+        if self.finetune.unfreeze_every and self.adversarial and self.adversarial.continuation == "seconds":
+            raise ValueError(
+                "adversarial.continuation=seconds times an update, and finetune.unfreeze_every makes updates dearer as "
+                "they go: give adversarial.continuation=steps or tokens"
+            )
+        if self.finetune.unfreeze_every and self.adapter is not None and self.adapter.kind == "adalora":
+            raise ValueError(
+                "adapter.kind=adalora weighs the updates of all layers against each other, which finetune."
+                "unfreeze_every lets begin one after the other: leave the latter away, or take kind: lora"
+            )
+        if self.finetune.freeze and self.adapter is not None:
+            raise ValueError(
+                "finetune.freeze beside an adapter, which freezes all but itself: leave finetune.freeze away, and say "
+                "by adapter.targets and adapter.train_also what trains"
             )
 
     def _check_adapter(self) -> None:

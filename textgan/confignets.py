@@ -61,6 +61,14 @@ class Generator(Section):
     dropout: Beta = Field(
         0.1, description="dropout of embeddings, attention and residual branches (lstm: of input and output)"
     )
+    attention_dropout: Beta | None = Field(
+        None, description="dropout of attention weights alone (transformer, causal_lm); none: as dropout"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep only the inputs of each block for the way back, and compute it again there: less memory, a "
+        "third more arithmetic, the same results (transformer, causal_lm)",
+    )
 
     @model_validator(mode="after")
     def _divisible(self):
@@ -69,6 +77,16 @@ class Generator(Section):
         if self.kind == "lstm" and self.init_from is not None:
             raise ValueError(
                 f"generator.init_from={self.init_from} is of Transformers; leave generator.kind=lstm or it away"
+            )
+        if self.kind == "lstm" and self.attention_dropout is not None:
+            raise ValueError(
+                f"generator.attention_dropout={self.attention_dropout} is of Transformers, and generator.kind=lstm has "
+                "no attention; leave it away"
+            )
+        if self.kind == "lstm" and self.gradient_checkpointing:
+            raise ValueError(
+                "generator.gradient_checkpointing=true is of Transformers' blocks, which generator.kind=lstm has not; "
+                "leave it away"
             )
         if self.kind == "causal_lm" and self.init_from is None and self.causal_lm is None:
             raise ValueError("generator.kind=causal_lm needs generator.init_from, the model that it is")

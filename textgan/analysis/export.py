@@ -89,7 +89,8 @@ def check_plain(model: SamplingModel) -> None:
 def _of_gpt2(generator: Generator) -> tuple[bool, dict, dict[str, Tensor]]:
     """Whether the head is tied, the configuration, and the weights, of the same model as a ``GPT2LMHeadModel``."""
     weights, tied = gpt2.theirs(generator.state_dict())
-    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), generator.dropout)
+    dropout = dict.fromkeys(("embd_pdrop", "resid_pdrop"), generator.dropout)
+    dropout["attn_pdrop"] = generator.attention_dropout
     shape = {name: getattr(generator, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
     marked = {} if tied else {gpt2.MARK: True}
     return tied, {"model_type": "gpt2", "n_positions": generator.block_size, **shape, **dropout, **marked}, weights

@@ -157,18 +157,18 @@ def put_on(
     Raises:
         ValueError: a pattern that matches nothing, or more tokens than the generator has positions.
     """
-    also = chosen(train_also, [name for name, _ in generator.named_parameters()], "train_also")
+    also = chosen(train_also, [name for name, _ in generator.named_parameters()], "adapter.train_also")
     before = {name for name, _ in generator.named_parameters()}
     training = generator.training
     generator.eval()
     modules = dict(generator.named_modules())
     if kind in LOW_RANK:
         names = [name for name, module in modules.items() if isinstance(module, Linear)]
-        for name in chosen(targets, names, "targets"):
+        for name in chosen(targets, names, "adapter.targets"):
             modules[name].delta = LOW_RANK[kind](modules[name].weight.detach(), rank, alpha, dropout)
     elif kind == "bottleneck":
         names = [name for name, module in modules.items() if isinstance(module, Attention | MLP)]
-        for name in chosen(targets, names, "targets"):
+        for name in chosen(targets, names, "adapter.targets"):
             modules[name].adapter = Bottleneck(generator.ln_f.weight.detach(), bottleneck)
     else:
         if n_tokens > generator.block_size:
@@ -185,7 +185,7 @@ def adapted_copy(generator: Generator, kind: str, *, train_also: Iterable[str] =
 
     Arguments and errors are those of :func:`put_on`.
     """
-    also = set(chosen(train_also, [name for name, _ in generator.named_parameters()], "train_also"))
+    also = set(chosen(train_also, [name for name, _ in generator.named_parameters()], "adapter.train_also"))
     return put_on(copy_of(generator, lambda name: name not in also), kind, train_also=train_also, **options)
 
 
@@ -226,16 +226,17 @@ def chosen(patterns: Iterable[str], names: Iterable[str], setting: str) -> list[
     """The ``names`` that a pattern matches, in their order: as a whole, from some dot on, or up to some dot.
 
     Raises:
-        ValueError: a pattern matches none of them; it is told with near names and the ``setting`` of the adapter.
+        ValueError: a pattern matches none of them; it is told with near names and the ``setting`` whose it is.
     """
     names, patterns = list(names), list(patterns)
     for pattern in patterns:
         if not any(_matches(pattern, name) for name in names):
             there = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names})
-            ends = {end: whole for whole in there for end in (whole, whole.rpartition("*.")[2], whole.split(".")[-1])}
-            near = difflib.get_close_matches(pattern, ends, 3)
+            known = {part for name in there for part in (name, name.rpartition(".")[0]) if part}  # and their modules
+            ends = {end for whole in known for end in (whole, whole.rpartition("*.")[2], whole.split(".")[-1])}
+            near = difflib.get_close_matches(pattern, sorted(ends), 3)
             found = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(there)}"
-            raise ValueError(f"adapter.{setting}: `{pattern}` matches nothing in the generator; {found}")
+            raise ValueError(f"{setting}: `{pattern}` matches nothing in the generator; {found}")
     return [name for name in names if any(_matches(pattern, name) for pattern in patterns)]
 
 

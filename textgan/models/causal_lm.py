@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgan.models.generator import check_cache_sizes, columns_read
-from textgan.models.transformer import embed_tokens
+from textgan.models.transformer import embed_tokens, recomputed
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
 from textgan.ops.packed_linear import Linear, PackedLinear
 
@@ -45,12 +45,13 @@ class CausalLM(nn.Module):
     trained: frozenset[str] | None = None  # as the generator's
     packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
-    def __init__(self, base: nn.Module, head: nn.Linear | None, block_size: int):
+    def __init__(self, base: nn.Module, head: nn.Linear | None, block_size: int, gradient_checkpointing: bool = False):
         """
         Args:
             base: the decoder, without output layer.
             head: the output layer; None: the table of the embeddings is.
             block_size: the most columns that are read.
+            gradient_checkpointing: compute layers again on the way back rather than keep what they made.
         """
         super().__init__()
         self.base, self.head, self.block_size = base, head, block_size
@@ -64,6 +65,9 @@ class CausalLM(nn.Module):
         self.register_buffer("logit_scale", torch.ones(()))
         self.register_buffer("logit_bias", torch.zeros(self.vocab_size))
         self.register_buffer("opening", torch.zeros(self.n_embd))
+        if gradient_checkpointing:
+            for block in self.blocks:
+                block.forward = _Recomputed(block)
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +166,23 @@ class CausalLM(nn.Module):
     def num_parameters(self) -> int:
         """Number of trained values; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
+
+
+class _Recomputed:
+    """The forward pass of a layer with gradient checkpointing.
+
+    The library's own (``gradient_checkpointing_enable``) is for models that know it, and for training mode alone, while
+    an adversarial gradient is taken without dropout.
+    """
+
+    def __init__(self, block: nn.Module):
+        self.block = block
+
+    def __call__(self, *args, **kwargs):
+        forward = type(self.block).forward
+        if torch.is_grad_enabled():
+            return recomputed(forward, self.block, *args, **kwargs)
+        return forward(self.block, *args, **kwargs)
 
 
 def _refuse(condition: object) -> None:

@@ -1,6 +1,7 @@
 """The generator: a Transformer decoder of GPT-2's exact shape that reads token ids or probability vectors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from textgan.models.transformer import (
     check_sizes,
     embed_tokens,
     init_weights,
+    recomputed,
 )
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
 from textgan.ops.packed_linear import PackedLinear
@@ -95,18 +97,32 @@ class Generator(nn.Module):
         n_head: int,
         n_embd: int,
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        gradient_checkpointing: bool = False,
     ):
-        """Raises ValueError for sizes below one, a width that does not split into heads, or a bad dropout."""
+        """
+        Args:
+            vocab_size, block_size, n_layer, n_head, n_embd: the shape.
+            dropout: of embeddings, attention weights and residual branches.
+            attention_dropout: of the attention weights; None: as `dropout`.
+            gradient_checkpointing: compute blocks again on the way back rather than keep what they made.
+
+        Raises:
+            ValueError: for sizes below one, a width that does not split into heads, or a bad dropout.
+        """
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
         super().__init__()
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         check_heads(n_embd, n_head)
         check_dropout(dropout)
+        check_dropout(attention_dropout)
         self.vocab_size, self.block_size = vocab_size, block_size
         self.n_layer, self.n_head, self.n_embd, self.dropout = n_layer, n_head, n_embd, dropout
+        self.attention_dropout, self.gradient_checkpointing = attention_dropout, gradient_checkpointing
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.drop = Dropout(dropout)
-        self.h = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.h = nn.ModuleList(Block(n_embd, n_head, dropout, attention_dropout) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
         self.register_module("prefix", None)
@@ -222,6 +238,8 @@ class Generator(nn.Module):
             extra = memory[i] if memory else None
             # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
             call = block if cache is None else block.forward
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                call = partial(recomputed, call)
             x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end

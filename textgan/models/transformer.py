@@ -4,13 +4,15 @@ The generator calls the blocks causally, the critics both ways. Names and layout
 move by a rename and a transpose.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from textgan.ops.packed_linear import Linear
 from textgan.ops.relaxed_tokens import RelaxedTokens
@@ -96,6 +98,15 @@ def attend(
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
 
 
+def recomputed(block: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """`block(*args, **kwargs)`, of which the arguments alone are kept: the way back computes it again.
+
+    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). The random numbers are the same again,
+    and what is drawn behind is what would have been drawn without.
+    """
+    return checkpoint(block, *args, use_reentrant=False, **kwargs)
+
+
 def differentiable_twice() -> AbstractContextManager:
     """Within, :func:`attend` makes what can be differentiated twice (gradient penalties); fused kernels cannot."""
     return sdpa_kernel(SDPBackend.MATH)
@@ -154,9 +165,11 @@ class Attention(nn.Module):
     `adapter` is None, or a function of what it gives (see :mod:`textgan.models.adapters`); so in `MLP`.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`, which is that of the output."""
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
+        self.n_head = n_head
+        self.dropout = dropout if attention_dropout is None else attention_dropout
         self.c_attn = Linear(n_embd, 3 * n_embd)
         self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
@@ -208,10 +221,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One pre-LN Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`."""
         super().__init__()
         self.ln_1 = nn.LayerNorm(n_embd)
-        self.attn = Attention(n_embd, n_head, dropout)
+        self.attn = Attention(n_embd, n_head, dropout, attention_dropout)
         self.ln_2 = nn.LayerNorm(n_embd)
         self.mlp = MLP(n_embd, dropout)
 

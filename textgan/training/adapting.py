@@ -13,6 +13,7 @@ from textgan.models.generator import Generator
 from textgan.models.sharing import copy_of, count, frozen, let_train, load_own_state
 from textgan.training.building import fill
 from textgan.training.checkpoint import adapter_of, load_model, load_weights, read_pointer
+from textgan.training.finetune import freeze
 from textgan.training.seeding import seed_dropout
 
 
@@ -22,7 +23,7 @@ def pupil(config: Config, parent: Generator) -> Generator:
     Where the config has an adapter and the parent has none, the copy gets a fresh one: the same in every phase.
     """
     if config.adapter is None or parent.trained is not None:
-        return let_train(copy_of(parent))
+        return freeze(config, let_train(copy_of(parent)))
     seed_dropout(config.seed, "adapter")
     try:
         return adapted_copy(parent, **config.adapter.shape)
@@ -75,8 +76,9 @@ def restore(generator: Generator, state: dict[str, torch.Tensor], root: Path) ->
 
 def told(config: Config, generator: nn.Module) -> str:
     """One line on how much of the generator trains."""
-    return share_text(config.adapter.kind, *count(generator))
+    return share_text(config, *count(generator))
 
 
-def share_text(kind: str, trained: int, everything: int) -> str:
-    return f"adapter: {kind}; {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%})"
+def share_text(config: Config, trained: int, everything: int) -> str:
+    what = f"adapter: {config.adapter.kind}" if config.adapter else f"frozen: {', '.join(config.finetune.freeze)}"
+    return f"{what}; {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%})"

@@ -16,6 +16,7 @@ from textgan.ops.relaxation import tau_at
 from textgan.training.adapting import told
 from textgan.training.adversarial_steps import discriminator_step, draw_fakes, draw_texts, generator_step
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import thaw
 from textgan.training.finish import finish_phase
 from textgan.training.optim import set_lr
 from textgan.training.players import Players, set_rates, set_up
@@ -32,7 +33,7 @@ def train_adversarial(
     """
     config, settings = run.config, run.config.adversarial
     players = set_up(run, parent)
-    if config.adapter:
+    if config.adapter or config.finetune.freeze:
         say(told(config, players.generator))
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
     plan_d = BatchPlan(  # batches of one length would let it judge by length against fakes of all lengths
@@ -51,6 +52,7 @@ def train_adversarial(
             done = step - start
             tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)
             schedule = {"schedule/tau": tau, **set_rates(players, settings, done)}
+            thaw(config, players.optimizer, done)
             with players.spent.clock():
                 first = done * settings.d_steps
                 judged, own = draw_texts(run, players, first)

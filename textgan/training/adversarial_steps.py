@@ -144,7 +144,7 @@ def generator_step(
         own, counts = share(part, run.ranks), bool(run.ranks.counted(len(part.ids)))
         if settings.mle_weight:
             with run.autocast():
-                loss = mle_loss(generator, own, tokens) * counts
+                loss = mle_loss(generator, own, tokens, run.config.finetune.label_smoothing) * counts
             (settings.mle_weight * loss).backward()
             found["mle_loss"] += loss.detach()
         if settings.kl_weight:
@@ -172,6 +172,7 @@ def generator_step(
     for parameter, a, p in zip(trained, anchor, pushed, strict=True):
         parameter.grad = scale * p if a is None else a + scale * p
     found["adv_scale"] = scale
+    players.penalties.add()
     players.allocator.observe()
     found["grad_norm"] = clip_gradients(generator, settings.grad_clip)
     players.optimizer.step()

@@ -40,26 +40,44 @@ def build_generator(config: Config, vocab_size: int, n_extra: int = 0) -> Genera
         return LSTMGenerator(vocab_size, shape.block_size, *sizes, dropout=shape.dropout, n_extra=n_extra)
     if shape.kind == "causal_lm":
         model = library("generator.kind=causal_lm").AutoModelForCausalLM
-        return causal_lm_of(
-            model.from_config(causal_lm_config(shape, vocab_size), dtype=torch.float32), shape.block_size
-        )
-    return Generator(vocab_size, shape.block_size, shape.n_layer, shape.n_head, shape.n_embd, dropout=shape.dropout)
+        model = model.from_config(causal_lm_config(shape, vocab_size), dtype=torch.float32)
+        return causal_lm_of(model, shape.block_size, gradient_checkpointing=shape.gradient_checkpointing)
+    sizes = (shape.block_size, shape.n_layer, shape.n_head, shape.n_embd)
+    return Generator(
+        vocab_size,
+        *sizes,
+        dropout=shape.dropout,
+        attention_dropout=shape.attention_dropout,
+        gradient_checkpointing=shape.gradient_checkpointing,
+    )
 
 
 def causal_lm_config(shape: GeneratorShape, vocab_size: int) -> Any:
-    """The configuration of transformers for a generator of kind ``causal_lm``: its own, with our sizes and dropout."""
+    """The configuration of transformers for a generator of kind ``causal_lm``: its own, with our sizes and dropout.
+
+    Raises:
+        UserError: a dropout of attention is asked for, and it has none.
+    """
     values = json.loads(shape.causal_lm)
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))  # ours are the tokenizer's
     drops = {name: shape.dropout for name in DROPOUTS if name in values}
+    if shape.attention_dropout is not None:
+        attention = [name for name in drops if "attention" in name or "attn" in name]
+        if not attention:
+            raise UserError(
+                f"generator.attention_dropout={shape.attention_dropout}: {shape.init_from} has no dropout of its "
+                "attention weights; leave it away"
+            )
+        drops |= dict.fromkeys(attention, shape.attention_dropout)
     transformers = library("generator.kind=causal_lm")
     return transformers.AutoConfig.for_model(**values | ids | drops | {"vocab_size": vocab_size})
 
 
-def causal_lm_of(model: nn.Module, block_size: int) -> CausalLM:
+def causal_lm_of(model: nn.Module, block_size: int, *, gradient_checkpointing: bool = False) -> CausalLM:
     """The adapter of a model of transformers with its output layer."""
     head = model.get_output_embeddings()
     tied = head.weight is model.get_input_embeddings().weight
-    return CausalLM(model.base_model, None if tied else head, block_size)
+    return CausalLM(model.base_model, None if tied else head, block_size, gradient_checkpointing)
 
 
 def adapt(config: Config, generator: Generator) -> Generator:

@@ -19,10 +19,12 @@ from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import thaw, tuned_adamw
 from textgan.training.finish import finish_phase
 from textgan.training.logging import open_log
 from textgan.training.objectives import mle_loss, share, split
-from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
+from textgan.training.penalties import Penalties
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
@@ -38,6 +40,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     selection: Selection
     allocator: RankAllocator
+    penalties: Penalties
 
     def state_dict(self) -> dict[str, Any]:
         """What is not frozen under an adapter."""
@@ -48,7 +51,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_own_state(self.generator, state["generator"])
         for name, part in vars(self).items():
-            if name in state and name != "generator":  # checkpoints from before adapters have no allocator
+            if name in state and name != "generator":  # older checkpoints have fewer parts
                 part.load_state_dict(state[name])
 
 
@@ -122,6 +125,7 @@ def train_on(
     with run.progress("continued", total=budget["steps"], done=step - start) as progress:
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
+            thaw(config, learner.optimizer, (step - start) * settings.max_steps // budget["schedule_steps"])
             found = update(run, learner, run.train.batch(plan.indices(step - start)).to(run.device), lr, step - start)
             step += 1
             progress.advance()
@@ -159,9 +163,10 @@ def set_up(run: Experiment, parent: Generator, schedule_steps: int) -> tuple[Lea
     learner = Learner(
         generator=generator,
         average=average,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
+        optimizer=tuned_adamw(run.config, generator, settings, run.shards),
         selection=Selection(settings.patience),
         allocator=RankAllocator(generator, average.module, run.config.adapter, schedule_steps),
+        penalties=Penalties(run.config.finetune, generator),
     )
     return learner, BatchPlan(run.train.lengths, settings.batch_size, stream_seed(run.config.seed, "real"))
 
@@ -189,10 +194,12 @@ def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int
     total = torch.zeros((), device=run.device)
     for part in split(batch, settings.batch_size // settings.accumulate):
         with run.autocast():
-            loss = mle_loss(learner.generator, share(part, run.ranks), tokens) * bool(run.ranks.counted(len(part.ids)))
+            own, smoothing = share(part, run.ranks), run.config.finetune.label_smoothing
+            loss = mle_loss(learner.generator, own, tokens, smoothing) * bool(run.ranks.counted(len(part.ids)))
         loss.backward()
         total += loss.detach()
     (total,) = run.ranks.add_up(learner.generator, total)
+    learner.penalties.add()
     learner.allocator.observe()
     norm = clip_gradients(learner.generator, settings.grad_clip)
     learner.optimizer.step()

@@ -1,7 +1,8 @@
 """Optimiser, learning-rate schedule, weight average and gradient norms."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +13,42 @@ from textgan.training.sharded_adamw import ShardedAdamW
 
 
 def adamw(
-    model: nn.Module, *, betas: tuple[float, float], weight_decay: float, shards: Ranks | None = None
+    model: nn.Module,
+    *,
+    betas: tuple[float, float],
+    weight_decay: float,
+    shards: Ranks | None = None,
+    kinds: Callable[[str], dict[str, Any]] | None = None,
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``.
 
-    ``shards``: processes that its moments are divided among; see :mod:`textgan.training.sharded_adamw`.
+    Args:
+        model: whose they are.
+        betas, weight_decay: AdamW's.
+        shards: processes that its moments are divided among; see :mod:`textgan.training.sharded_adamw`.
+        kinds: what the groups of parameters shall tell of each, by its name (``lr_scale``, see :func:`set_lr`);
+            those of one kind stand together.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    parameters = [(kinds(name) if kinds else {}, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups, found = [], []
+    for kind, _ in parameters:
+        if kind in found:
+            continue
+        found.append(kind)
+        own = [p for other, p in parameters if other == kind]
+        groups += [
+            {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay, **kind},
+            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0, **kind},
+        ]
     if shards is not None:
         return ShardedAdamW(groups, shards, betas=betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of all groups; one with an ``lr_scale`` gets that share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def lr_at(step: int, *, total_steps: int, peak: float, warmup_steps: int, final_ratio: float) -> float:

@@ -13,10 +13,11 @@ from textgan.data.dataset import BatchPlan, TokenDataset, TokenPlan, batch_plan
 from textgan.ops.parts import like_lengths
 from textgan.ops.relaxation import FEEDBACK
 from textgan.training import estimate, work
-from textgan.training.building import build_adapted, build_latent_mapper, build_vae
+from textgan.training.building import build_latent_mapper, build_vae
 from textgan.training.calibrate import MAX_LOGITS
 from textgan.training.classes import build_classifier
 from textgan.training.critic import build_discriminator
+from textgan.training.finetune import build_trained
 from textgan.training.work import Net, Texts, Work, net_of
 
 LOOKED_AT = 50  # batches of the first epoch
@@ -44,7 +45,7 @@ class Planner:
             # The number of classes is not known here, and hardly matters.
             self.classifier = net_of(work.on_meta(build_classifier, config, vocab, 2), config.encoder, vocab)
             return
-        self.generator = net_of(work.on_meta(build_adapted, config, vocab), config.generator, vocab)
+        self.generator = net_of(work.on_meta(build_trained, config, vocab), config.generator, vocab)
         if config.adversarial:
             critic = work.on_meta(build_discriminator, config, vocab)
             self.critic = net_of(critic, config.discriminator, vocab)
@@ -59,7 +60,7 @@ class Planner:
         if self.config.classifier:
             return {"classifier_parameters": self.classifier.parameters}
         found = {"generator_parameters": self.generator.parameters + self.generator.frozen}
-        if self.config.adapter:
+        if self.generator.frozen:
             found["trained_parameters"] = self.generator.parameters
         if self.config.adversarial:
             found["discriminator_parameters"] = self.critic.parameters

@@ -14,7 +14,9 @@ from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent
 from textgan.training.critic import new_discriminator
 from textgan.training.experiment import Experiment, Selection
+from textgan.training.finetune import tuned_adamw
 from textgan.training.optim import WeightAverage, adamw, lr_at, set_lr
+from textgan.training.penalties import Penalties
 from textgan.training.rank_allocation import RankAllocator
 from textgan.training.replay import Replay
 from textgan.training.seeding import seed_dropout
@@ -33,6 +35,7 @@ class Players:
     selection: Selection
     spent: Spent
     allocator: RankAllocator
+    penalties: Penalties
 
     def state_dict(self) -> dict[str, Any]:
         """What is not frozen under an adapter."""
@@ -61,7 +64,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         generator=generator,
         average=average,
         discriminator=discriminator,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
+        optimizer=tuned_adamw(config, generator, settings, run.shards),
         optimizer_d=adamw(
             discriminator, betas=settings.betas_d, weight_decay=settings.weight_decay_d, shards=run.shards
         ),
@@ -69,6 +72,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
         selection=Selection(settings.patience),
         spent=Spent(settings.continuation == "seconds", run.device),
         allocator=RankAllocator(generator, average.module, config.adapter, settings.max_steps),
+        penalties=Penalties(config.finetune, generator),
     )
 
 

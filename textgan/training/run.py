@@ -26,7 +26,7 @@ from textgan.models.generator import Generator
 from textgan.ops.devices import check_compiler, device_name, has_bfloat16, pick_device
 from textgan.training.adapting import adopt
 from textgan.training.adversarial import train_adversarial
-from textgan.training.building import build_adapted, build_generator
+from textgan.training.building import build_generator
 from textgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
@@ -41,6 +41,7 @@ from textgan.training.continuation import continue_mle
 from textgan.training.critic import check_vocabulary, reading_line
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
+from textgan.training.finetune import check_finetune
 from textgan.training.finish import finish_arm
 from textgan.training.forecast import Took, forecast
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -52,10 +53,9 @@ from textgan.training.phases import Planner
 from textgan.training.pretrained import fill_pretrained, pretrained_weights, resolve
 from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
-from textgan.training.work import on_meta
 
 # What a resumed run may change: where and how fast it computes, not what.
-RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
+RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer", "generator.gradient_checkpointing")
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | None = None) -> dict[str, Any]:
@@ -94,12 +94,12 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
-    if config.adapter:
-        on_meta(build_adapted, config, tokenizer.vocab_size)
     if reading := check_vocabulary(config, tokenizer):
         say(reading_line(config, reading))
     if config.classifier:
         check_classifier(config, corpus, tokenizer)
+    if config.mle or config.adversarial:
+        check_finetune(config, tokenizer.vocab_size)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)

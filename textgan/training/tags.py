@@ -12,8 +12,9 @@ from textgan.metrics.suite import METRICS, meaning
 # Tags of the metrics of texts (BLEU, distinct-n ...) are explained by the metrics themselves.
 TAGS = {
     "train/loss": "MLE: the loss whose gradient is taken; negative log-likelihood summed over the batch's tokens, "
-    "over the constant batch_size x mean length (nats)",
-    "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on",
+    "over the constant batch_size x mean length (nats); with finetune.label_smoothing, that of smoothed targets",
+    "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on, and never with "
+    "label smoothing",
     "train/grad_norm": "gradient norm of the generator before clipping (adversarial: of the combined gradient)",
     "train/mle_loss": "adversarial phase: the MLE loss kept beside, as train/loss; only where mle_weight is above 0",
     "train/kl_parent": "KL(parent || generator) on real text, nats a token; only where kl_weight is above 0",

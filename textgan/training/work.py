@@ -81,6 +81,7 @@ class Net(NamedTuple):
         frozen: numbers in parameters that are not trained.
         fixed: those of them among the weights: products on the way back to them are left out.
         table_fixed: whether the table of tokens is frozen.
+        recomputed: whether blocks are computed again on the way back (gradient checkpointing).
     """
 
     weights: int
@@ -95,6 +96,7 @@ class Net(NamedTuple):
     frozen: int = 0
     fixed: int = 0
     table_fixed: bool = False
+    recomputed: bool = False
 
 
 class Texts(NamedTuple):
@@ -140,12 +142,16 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
         frozen=sum(p.numel() for p in parameters if not p.requires_grad),
         fixed=sum(p.numel() for p in parameters if p.dim() >= 2 and id(p) not in tables and not p.requires_grad),
         table_fixed=any(id(p) in tables and len(p) == vocab and not p.requires_grad for p in parameters),
+        recomputed=getattr(shape, "gradient_checkpointing", False),
     )
 
 
 def passes(net: Net, texts: Texts, times: float, *, dropout: bool = False) -> Work:
     """Going through ``net``: ``times`` is 1 for a pass forward, 3 with one backward, 2 more for each further one."""
-    products = 2 * (times * net.weights - (times - 1) // 2 * net.fixed) * texts.positions
+    fixed = (times - 1) // 2 * net.fixed
+    if net.recomputed and times > 1:
+        times += 1
+    products = 2 * (times * net.weights - fixed) * texts.positions
     stream = texts.positions * net.layers * net.width
     if net.heads:
         products += 4 * times * stream * texts.columns

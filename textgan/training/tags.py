@@ -40,7 +40,7 @@ TAGS = {
     "train/aggregate_acc": "VAE: share of pairs in which that critic scores the prior above a code; 0.5: no difference",
     "train/e_loss": "latent GAN: the critic's loss in the encoder (latent_gan.encoder_weight), before its weight",
     "train/grad_norm_vae": "latent GAN: gradient norm of encoder and decoder before clipping",
-    "schedule/lr": "learning rate of the generator",
+    "schedule/lr": "learning rate of the generator; with finetune.layer_lr_decay, of what stands above its blocks",
     "schedule/lr_vae": "latent GAN: learning rate of encoder and decoder",
     "schedule/kl_weight": "VAE: weight of the KL (beta)",
     "schedule/lr_d": "learning rate of the discriminator",

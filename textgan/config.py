@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from textgan.configadapter import Adapter
 from textgan.configbase import NotNegative, Positive, Rate, Section, Share
+from textgan.configclassifier import Classifier
 from textgan.configfinetune import Finetune
 from textgan.configlatent import LatentGan
 from textgan.confignets import Discriminator, Generator, Tokenizer
@@ -35,8 +36,9 @@ class Data(Section):
     field: str = Field("text", description="name of the field that holds the text, for jsonl and csv")
     label: str | None = Field(
         None,
-        description="name of the field (jsonl, csv, hf) that holds a text's class or source, by which pictures of "
-        "latent vectors are coloured; none: the file's name where there are several. Training never sees it",
+        description="name of the field (jsonl, csv, hf) that holds a text's class or source, or of what an embedded "
+        "story tells (luck, hero, weather ...); pictures of latent vectors are coloured by it, and a `classifier` "
+        "learns it. None: the file's name where there are several",
     )
     encoding: str = Field("utf-8", description="character encoding of the files")
     size: Positive = Field(20000, description="number of texts drawn from an embedded grammar or oracle")
@@ -138,6 +140,11 @@ class Config(Section):
     latent_gan: LatentGan | None = Field(
         None, description="the phase that trains a GAN on the codes of the VAE of this run; none: skip"
     )
+    classifier: Classifier | None = Field(
+        None,
+        description="train a classifier of texts by data.label instead: `encoder`, or a pretrained one, with a linear "
+        "layer; needs mle: none; none: off",
+    )
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
 
@@ -152,8 +159,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _phases(self):
+        if self.classifier is not None:
+            self._check_classifier()
+            return self
         if self.mle is None and self.adversarial is None and self.vae is None:
-            raise ValueError("nothing to train: give a `mle`, an `adversarial` or a `vae` section")
+            raise ValueError("nothing to train: give a `mle`, an `adversarial`, a `vae` or a `classifier` section")
         if self.latent_gan is not None and self.vae is None:
             raise ValueError(
                 "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
@@ -187,6 +197,27 @@ class Config(Section):
                 f"mle.batch_size={self.mle.batch_size} is not divisible by mle.accumulate={self.mle.accumulate}"
             )
         return self
+
+    def _check_classifier(self) -> None:
+        others = [name for name in ("mle", "adversarial", "vae", "latent_gan") if getattr(self, name) is not None]
+        if others:
+            off = ", ".join(f"{name}=none" for name in others)
+            raise ValueError(f"a run with a `classifier` section trains that alone: set {off}")
+        idle = [
+            "generator",
+            "finetune",
+            "discriminator",
+            *(["tokenizer", "encoder"] if self.classifier.init_from else []),
+        ]
+        changed = [name for name in idle if getattr(self, name) != type(getattr(self, name))()]
+        if changed:
+            why = "which brings its encoder and tokenizer" if self.classifier.init_from else "which reads texts alone"
+            raise ValueError(f"{', '.join(changed)}: without effect beside this `classifier`, {why}; leave it away")
+        if self.data.too_long != "drop":
+            raise ValueError(
+                f"data.too_long={self.data.too_long}: without effect for a classifier, which cuts texts at "
+                "classifier.block_size; leave it away"
+            )
 
     def _check_vae(self) -> None:
         vae, shape = self.vae, self.generator
@@ -268,10 +299,9 @@ class Config(Section):
             )
 
     def _check_adapter(self) -> None:
-        if self.generator.kind != "transformer":
+        if self.generator.kind == "lstm":
             raise ValueError(
-                f"adapter.kind={self.adapter.kind} is for generator.kind=transformer, not {self.generator.kind}; leave "
-                "`adapter` away"
+                f"adapter.kind={self.adapter.kind} is for Transformers, not generator.kind=lstm; leave it away"
             )
         if self.vae is not None:
             raise ValueError("a `vae` section trains the whole of its networks: leave `adapter` away, or `vae`")
@@ -283,6 +313,11 @@ class Config(Section):
                     f"adapter.tinit={options['tinit']} and adapter.tfinal={options['tfinal']} leave no step of "
                     f"{phase}.max_steps={steps} for ranks to fall in; lower them"
                 )
+
+    @property
+    def block_size(self) -> int:
+        """The longest row of tokens that the run's model reads."""
+        return self.classifier.block_size if self.classifier else self.generator.block_size
 
     @property
     def parent(self) -> tuple[str, str] | None:

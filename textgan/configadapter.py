@@ -43,8 +43,9 @@ class Adapter(Section):
     targets: list[str] | None = Field(
         None,
         description="lora, adalora: patterns of the linear layers to update, among attn.c_attn, attn.c_proj, mlp.c_fc, "
-        "mlp.c_proj of the blocks h.0, h.1, ...; none: attn.c_attn. bottleneck: of the sublayers to stand behind; "
-        "none: attn and mlp (Houlsby et al. 2019; Pfeiffer et al. 2021: mlp)",
+        "mlp.c_proj of the blocks h.0, h.1, ..., or those of a causal_lm, such as q_proj; none: attn.c_attn "
+        "(causal_lm: all of attention). bottleneck: of the sublayers to stand behind; none: attn and mlp "
+        "(Houlsby et al. 2019; Pfeiffer et al. 2021: mlp)",
     )
     init_r: Positive | None = Field(None, description="adalora: rank of each update at the start; none: 12")
     target_r: Positive | None = Field(None, description="adalora: their mean rank at the end; none: 8")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from textgan.cli.choosing import check_choice, check_drawn, choose, judge_options
 from textgan.cli.latent import NAMES, drawn_latents, finite, latent_options, load_model, read_request
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
@@ -104,6 +106,14 @@ SETTINGS = (
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write there, all or nothing, instead of printing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32", "bfloat16", "int8"]),
+    default="float64",
+    show_default=True,
+    help="Cheaper arithmetic, for big models; what the last two cost in likelihood is said. int8: on a CPU.",
+)
+@judge_options
 @latent_options
 @click.pass_context
 def sample(
@@ -119,14 +129,19 @@ def sample(
     as_json: bool,
     output: str | None,
     device: str,
+    precision: str,
+    best_of: int | None,
+    judge: str | None,
+    wanted: str | None,
     **options: object,
 ) -> None:
     """Write texts with a trained generator: the best checkpoint of a run, or the checkpoint named.
 
     The same seed gives the same texts, whatever the batch size, and -n 10 begins with the texts of -n 5. The
     log-probability (--json) is in nats under the model itself, temperature 1 and no filter, with the end of
-    text. A prompt may hold only words that the model knows. Defaults of the settings are the checkpoint's
-    (generation.yaml), then those below.
+    text. (Cheaper --precision leaves rounding that may tip a draw where batch sizes differ.) A prompt may
+    hold only words that the model knows. Defaults of the settings are the checkpoint's (generation.yaml),
+    then those below.
 
     A VAE writes a text from a latent z: drawn, or where texts are that it has read (options that begin with VAE).
     It reads words that it does not know as <unk>, and writes greedily from where texts are unless --temperature is
@@ -138,6 +153,7 @@ def sample(
 
     where = pick_device(device)
     with joined(where, "run the same command again: the same seed gives the same texts") as ranks:
+        check_choice(best_of, judge, wanted)
         check_output(lines=lines, as_json=as_json, output=output)
         # Standard input can be read by one of them.
         given = ranks.first_does(lambda: given_prompts(prompt, prompts))
@@ -147,9 +163,16 @@ def sample(
         greedy = request.task is not None and "temperature" not in commanded
         settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
         model = load_model(source, local_device(where), request)
+        _compute_in(model, precision)
+        if judge:
+            from textgan.training.classifying import text_judge
+
+            judged = text_judge(judge, wanted, local_device(where))
         batch_size = batch_size or rows_that_fit(model.generator)
         settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
         fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
+        if best_of:
+            check_drawn(best_of, fixed=fixed, task=request.task is not None)
         if request.task:
             from textgan.cli.latent_plans import latent_plan
 
@@ -157,10 +180,11 @@ def sample(
             plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
         else:
             n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
-            plan = _plan(model, given, n)
+            plan = _plan(model, given, n * (best_of or 1))
         shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
         beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
         told = [plan.told] if plan.told else []
+        told += [f"best of {best_of} by {judge}"] if best_of else []
         say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
         if n > 1 and fixed and not plan.draws_latents:
             say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
@@ -168,10 +192,31 @@ def sample(
             say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
 
         batches = write_all(model, plan, settings, seed=seed, allow_unk=allow_unk, batch_size=batch_size, ranks=ranks)
+        if best_of:
+            batches = choose(batches, best_of, judged)
+            plan = replace(plan, total=plan.total // best_of)
         form = json_lines if as_json else text_lines if lines else None
         stopped = _put(batches, plan, output if ranks.first else None, form, bar=plan.total > batch_size)
     if stopped:
         ctx.exit(130)
+
+
+def _compute_in(model: SamplingModel, precision: str) -> None:
+    """Let the model compute so, and say what that costs where it may be much.
+
+    In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
+    """
+    from textgan.analysis.precision import check_precision, measured, set_precision
+
+    check_precision(model, precision)
+    if precision in ("float64", "float32"):
+        set_precision(model, precision)
+        return
+    try:
+        say(f"{precision}: {measured(model, precision)}")
+    except UserError as error:
+        say(f"note: what {precision} costs in likelihood is not known: {error}")
+        set_precision(model, precision)
 
 
 def _put(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from textgan.data.named_corpora import ORACLES, Oracle, draw_texts, hf_texts, nltk_texts
+from textgan.data.named_corpora import GRAMMARS, ORACLES, Oracle, draw_texts, hf_texts, label_stories, nltk_texts
 from textgan.data.readers import is_readable, read_texts
 from textgan.errors import UserError
 
@@ -76,7 +76,7 @@ class Corpus:
 
     name: the source. fingerprint: SHA-256 (hex) of the texts of the splits, in order. oracle: the true
     distribution, for corpora drawn from one. labels: by split, of each text its class or source (None where it has
-    none); training never sees them.
+    none); only classifiers see them.
     """
 
     name: str
@@ -119,7 +119,7 @@ def load_corpus(
             of a text alone decides where it goes: more texts never move the others, and no text is in two
             splits. Drawn texts are drawn anew instead; those that also occur in train are left out.
         format, field, label, encoding, max_chars: how files are read, see `read_texts`; `label` is a column of
-            Hugging Face data too.
+            Hugging Face data too, and of an embedded grammar what its stories remember, such as "luck".
         dedupe: drop later copies of a text from the source (the label of the first stays). Given splits keep
             theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
         lowercase: turn all texts to lower case first.
@@ -144,13 +144,17 @@ def load_corpus(
             report.formats[name] = report.formats.get(name, 0) + n
         return list(zip(reading.texts, reading.labels, strict=True))
 
-    if label is not None and (source in ORACLES or source.startswith("nltk:")):
+    def draw(n: int, split: str) -> list[Row]:
+        texts = draw_texts(oracle, n, seed, split)
+        return _unlabelled(texts) if label is None else label_stories(oracle, texts, label)
+
+    if label is not None and ((source in ORACLES and source not in GRAMMARS) or source.startswith("nltk:")):
         raise UserError(f"the texts of {source} have no field {label!r} for a label; leave data.label away")
     if source in ORACLES:
         if size < 1:
             raise UserError(f"size={size} must be at least 1")
         oracle = ORACLES[source](oracle_length)
-        rows = _unlabelled(draw_texts(oracle, size, seed, "train"))
+        rows = draw(size, "train")
     elif source.startswith("nltk:"):
         rows = _clean(_unlabelled(nltk_texts(source.removeprefix("nltk:"))), report)
     elif source.startswith("hf:"):
@@ -181,7 +185,7 @@ def load_corpus(
     else:
         splits = {"train": rows, **given}
         for split, fraction in fractions.items():
-            drawn = _unlabelled(draw_texts(oracle, round(size * fraction), seed, split))
+            drawn = draw(round(size * fraction), split)
             drawn = _lower(drawn) if lowercase else drawn
             splits[split] = [row for row in drawn if row[0] not in first]
             report.kept_out += len(drawn) - len(splits[split])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from textgan.models.generator import check_cache_sizes, columns_read
 from textgan.models.transformer import embed_tokens, needs_gradient, recomputed
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
-from textgan.ops.packed_linear import PackedLinear
+from textgan.ops.packed_linear import Linear, PackedLinear
 
 
 class CausalCache:
@@ -41,6 +41,8 @@ class CausalLM(nn.Module):
     another token.
     """
 
+    prefix = None  # adapters before the text are for our own layers; those in linear layers are for these, too
+    trained: frozenset[str] | None = None  # as the generator's
     packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
     def __init__(self, base: nn.Module, head: nn.Linear | None, block_size: int, gradient_checkpointing: bool = False):
@@ -53,6 +55,10 @@ class CausalLM(nn.Module):
         """
         super().__init__()
         self.base, self.head, self.block_size = base, head, block_size
+        for module in base.modules():
+            if type(module) is nn.Linear:  # so that it can be packed and adapted, as ours
+                module.__class__ = Linear
+                module.register_module("delta", None)
         table = base.get_input_embeddings().weight
         self.vocab_size, self.n_embd = table.shape
         self.n_layer = base.config.num_hidden_layers

@@ -12,7 +12,7 @@ from textgan.config import Config
 from textgan.configadapter import Adapter
 from textgan.confignets import Generator as GeneratorShape
 from textgan.errors import UserError
-from textgan.models.adapters import put_on
+from textgan.models.adapters import LOW_RANK, put_on
 from textgan.models.causal_lm import CausalLM
 from textgan.models.encoder import LSTMEncoder, TransformerEncoder
 from textgan.models.generator import Generator
@@ -28,6 +28,7 @@ DROPOUTS = (
     *("attention_dropout", "attn_dropout", "attn_pdrop", "hidden_dropout", "dropout", "resid_dropout", "resid_pdrop"),
     *("embd_pdrop", "embed_dropout", "activation_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"),
 )
+OF_ATTENTION = ["*attn*.*"]  # linear layers that low-rank adapters change in models of transformers, unless told
 VAE_PHASES = ("vae", "latent_gan")  # their checkpoints hold a whole VAE
 
 
@@ -96,23 +97,27 @@ def build_adapted(config: Config, vocab_size: int) -> Generator | LSTMGenerator:
     return adapt(config, build_generator(config, vocab_size))
 
 
-def fit_adapter(generator: Generator, adapter: Adapter) -> Generator:
+def fit_adapter(generator: Generator | CausalLM, adapter: Adapter) -> Generator | CausalLM:
     """:func:`textgan.models.adapters.put_on` as a section of a config says; UserError where it does not fit."""
+    options = adapter.shape
+    if isinstance(generator, CausalLM):
+        if adapter.kind not in LOW_RANK:
+            raise UserError(
+                f"adapter.kind={adapter.kind} is for GPT-2's layers; a {type(generator.base).__name__} takes "
+                f"{' or '.join(LOW_RANK)}"
+            )
+        if adapter.targets is None:
+            options["targets"] = OF_ATTENTION
     try:
-        return put_on(generator, **adapter.shape)
+        return put_on(generator, **options)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
 def build_vae(config: Config, vocab_size: int) -> TextVAE:
     """A fresh VAE of the config's shape: its encoder, and a decoder of the shape of its generator."""
-    shape, vae = config.encoder, config.vae
-    if shape.kind == "lstm":
-        encoder = LSTMEncoder(vocab_size, shape.n_layer, shape.n_embd, shape.n_hidden, dropout=shape.dropout)
-    else:
-        block_size = config.generator.block_size
-        sizes = (shape.n_layer, shape.n_head, shape.n_embd)
-        encoder = TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
+    vae = config.vae
+    encoder = build_encoder(config, vocab_size, config.generator.block_size)
     decoder = build_generator(config, vocab_size, n_extra=vae.z_size if vae.injection != "memory" else 0)
     return TextVAE(
         encoder,
@@ -123,6 +128,15 @@ def build_vae(config: Config, vocab_size: int) -> TextVAE:
         bn_gamma=vae.bn_gamma,
         bn_whiten=vae.bn_whiten,
     )
+
+
+def build_encoder(config: Config, vocab_size: int, block_size: int) -> TransformerEncoder | LSTMEncoder:
+    """A fresh encoder of the config's shape, for texts of up to ``block_size`` tokens."""
+    shape = config.encoder
+    if shape.kind == "lstm":
+        return LSTMEncoder(vocab_size, shape.n_layer, shape.n_embd, shape.n_hidden, dropout=shape.dropout)
+    sizes = (shape.n_layer, shape.n_head, shape.n_embd)
+    return TransformerEncoder(vocab_size, block_size, *sizes, dropout=shape.dropout, pooling=shape.pooling)
 
 
 def build_model(config: Config, vocab_size: int, phase: str) -> Generator | TextVAE:

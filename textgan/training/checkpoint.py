@@ -15,6 +15,7 @@
     checkpoints/continued/       the end of maximum likelihood gone on with at equal cost, calibrated
     checkpoints/vae/             the end of the VAE phase, calibrated: encoder and decoder
     checkpoints/latent_gan/      the same VAE with a generator of latents
+    checkpoints/classifier/      the best step of a classifier; meta.json has its classes
     checkpoints/...-best/        of one of these two phases, where another step had the best dev NLL; calibrated
     checkpoints/continued-step-00000200/             a step of the continuation
     checkpoints/last, best       one line: the name of a folder (best-continued: the same for the continuation)
@@ -43,6 +44,7 @@ from textgan.configfile import dump_config, load_config
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.adapters import can_merge, merge
+from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.models.sharing import frozen, own_state
@@ -123,7 +125,7 @@ def _write(
         _save(base, partial / WEIGHTS)
     (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     save_tokenizer(tokenizer, partial / "tokenizer.json")
-    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
+    generation = {} if config.classifier else {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
     (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
     with open(partial / "state.pt", "wb") as file:  # so that a full disk is an OSError; torch's own writer hides it
         torch.save(state, file)
@@ -250,6 +252,8 @@ def arms(run: str | Path) -> dict[str, Path]:
     if not run.exists():
         raise UserError(f"{run} does not exist; give a run folder (runs/NAME)")
     root = run / "checkpoints"
+    if (root / "classifier").is_dir():
+        raise UserError(_no_generator(run))
     found = {name: root / name for name in ARMS if (root / name).is_dir()}
     phases = {path: check_checkpoint(path).get("phase") for path in sorted(root.glob("step-*"))}
     for arm in ("adversarial", "vae", "latent_gan"):
@@ -333,16 +337,22 @@ def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> S
     """
     folder = find_checkpoint(path)
     meta = check_checkpoint(folder)
+    if meta.get("phase") == "classifier":
+        raise UserError(_no_generator(folder))
     config = load_config(folder / "config.yaml")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     phase = meta.get("phase", "mle")
     model = load_model(folder, config, tokenizer.vocab_size, phase)
-    if isinstance(model, Generator) and can_merge(model):
+    if isinstance(model, Generator | CausalLM) and can_merge(model):
         model = merge(model)
     if isinstance(model, TextVAE):
         model = LatentGenerator(model, source="gan" if phase == "latent_gan" else "prior")
     model.to(device).eval().requires_grad_(False)
     return SamplingModel(model, tokenizer, config, folder, meta["step"], meta)
+
+
+def _no_generator(path: Path) -> str:
+    return f"{path} is a classifier, which writes no texts; it reads them: `textgan classify {path} FILE`"
 
 
 def _newest_good(path: Path) -> str:

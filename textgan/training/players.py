@@ -12,7 +12,7 @@ from textgan.models.sharing import load_own_state, own_state
 from textgan.training.adapting import pupil
 from textgan.training.building import compile_blocks
 from textgan.training.cost import Spent
-from textgan.training.critic import build_discriminator
+from textgan.training.critic import new_discriminator
 from textgan.training.experiment import Experiment, Selection
 from textgan.training.finetune import tuned_adamw
 from textgan.training.optim import WeightAverage, adamw, lr_at, set_lr
@@ -55,7 +55,7 @@ def set_up(run: Experiment, parent: Generator) -> Players:
     config, settings = run.config, run.config.adversarial
     generator = pupil(config, parent)
     seed_dropout(config.seed, "init-d")
-    discriminator = build_discriminator(config, run.tokenizer.vocab_size).to(run.device)
+    discriminator = new_discriminator(config, run.tokenizer).to(run.device)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
     if not (settings.r1 or settings.r2 or settings.gradient_penalty):  # which differentiate twice

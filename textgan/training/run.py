@@ -35,7 +35,10 @@ from textgan.training.checkpoint import (
     read_pointer,
     write_atomically,
 )
+from textgan.training.classes import check_classifier
+from textgan.training.classifier import train_classifier
 from textgan.training.continuation import continue_mle
+from textgan.training.critic import check_vocabulary, reading_line
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
 from textgan.training.finetune import check_finetune
@@ -93,11 +96,17 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     check_rows(config, splits)
     if config.mle or config.adversarial:
         check_finetune(config, tokenizer.vocab_size)
+    if reading := check_vocabulary(config, tokenizer):
+        say(reading_line(config, reading))
+    if config.classifier:
+        check_classifier(config, corpus, tokenizer)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)
         took = Took(folder, forecast(config, planner, device), device)
-    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
+    evaluator = None
+    if not config.classifier:
+        evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
     say(how_it_computes(config, device))
     if not last and config.generator.init_from and config.parent is None:
         pretrained_weights(config.generator.init_from)
@@ -128,7 +137,11 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
             )
             if state:
                 ranks.first_does(lambda: run.restore_best(state))
-            run_phases(run, state)
+            if config.classifier:
+                if state is None or state["phase"] != "classifier-done":
+                    train_classifier(run, splits["test"], state)
+            else:
+                run_phases(run, state)
             logger.summary(stages(run.results))
             status = "finished"
         except KeyboardInterrupt:
@@ -182,7 +195,7 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
             f"torchrun started {ranks.size} processes, but a run with a `vae` section is of one: its codes are "
             "normalised and compared over the whole batch; leave torchrun away, or give vae=none"
         )
-    for name in ("mle", "adversarial"):
+    for name in ("mle", "adversarial", "classifier"):
         phase = getattr(config, name)
         if phase and phase.batch_size // phase.accumulate < ranks.size:
             raise UserError(
@@ -309,12 +322,9 @@ def check_same_data(last: Path, corpus: Corpus) -> None:
 
 def write_results(run: Experiment) -> dict[str, Any]:
     """Write and return results.json: real text, each phase, and the signature of the metrics."""
-    results = {
-        "run": str(run.folder),
-        "data": run.corpus.fingerprint,
-        "phases": run.results,
-        "signature": run.evaluator.signature(run.config.evaluation.final_samples),
-    }
+    results = {"run": str(run.folder), "data": run.corpus.fingerprint, "phases": run.results}
+    if run.evaluator is not None:
+        results["signature"] = run.evaluator.signature(run.config.evaluation.final_samples)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     return results
 
@@ -324,6 +334,8 @@ def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str,
     entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
     before = {"pretrained": entries["pretrained"]} if "pretrained" in entries else {}
     parent = {"parent": entries["mle"]} if "mle" in entries and len(entries) > 1 else {}
+    if "classifier" in entries:
+        return {"end": entries["classifier"], "best": entries["classifier"]}
     if "latent_gan" in entries:
         return {**before, **parent, "vae": entries["vae"], "end": entries["latent_gan"], "best": entries["latent_gan"]}
     if "vae" in entries:

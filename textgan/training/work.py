@@ -17,6 +17,7 @@ from textgan.config import Config
 from textgan.confignets import Discriminator as DiscriminatorShape
 from textgan.confignets import Generator as GeneratorShape
 from textgan.configvae import Encoder as EncoderShape
+from textgan.models.bert import PretrainedEncoder
 from textgan.models.causal_lm import CausalLM
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
@@ -109,6 +110,17 @@ class Texts(NamedTuple):
 
 def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | EncoderShape, vocab: int) -> Net:
     """The network ``module`` of the config's ``shape``; it may be on the meta device."""
+    pretrained = next((m for m in module.modules() if isinstance(m, PretrainedEncoder)), None)
+    if pretrained is not None:
+        body = pretrained.body.config
+        shape = shape.model_copy(
+            update={
+                "kind": "transformer",
+                "n_layer": body.num_hidden_layers,
+                "n_head": body.num_attention_heads,
+                "n_embd": body.hidden_size,
+            }
+        )
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     if isinstance(module, LSTMGenerator | CausalLM) and module.head is not None:
         tables.add(id(module.head.weight))  # reads tokens from one table and writes them with another
@@ -226,6 +238,11 @@ def vae_step(encoder: Net, decoder: Net, texts: Texts, parts: int = 1) -> Work:
     """An update of a VAE."""
     once = passes(encoder, texts, 3, dropout=True) + passes(decoder, texts, 3, dropout=True) + output(decoder, texts, 3)
     return once * parts + Work(updated=encoder.parameters + decoder.parameters)
+
+
+def classifier_step(net: Net, texts: Texts, parts: int = 1) -> Work:
+    """An update of a classifier; ``parts`` as in :func:`mle_step`."""
+    return passes(net, texts, 3, dropout=True) * parts + Work(updated=net.parameters)
 
 
 def evaluation(generator: Net, samples: Texts, dev: Texts, batch_size: int, draws: int = 1) -> Work:

@@ -8,6 +8,7 @@ import torch
 from tests.commands import invoke
 from tests.kills import Killed, everything
 from textgan.cli.train import train as train_command
+from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.training import run
@@ -71,6 +72,8 @@ def test_refused_beside_an_adapter_and_where_no_phase_would_look():
         config("finetune.freeze=[wte]", "adapter.kind=lora")
     with pytest.raises(UserError, match="finetune is of the phases `mle` and `adversarial`"):
         config("finetune.freeze=[wte]", "mle=none", "adversarial=none", "vae.max_steps=2000")
+    with pytest.raises(ValueError, match="finetune: without effect beside this `classifier`"):
+        Config(finetune={"freeze": ["wte"]}, mle=None, classifier={}, data={"label": "mood"})
 
 
 @pytest.mark.parametrize(

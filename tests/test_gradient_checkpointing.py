@@ -11,11 +11,13 @@ from tests.commands import invoke
 from tests.kills import Killed, everything
 from textgan.cli.train import train as train_command
 from textgan.configfile import load_config
+from textgan.confignets import Generator as Shape
 from textgan.errors import UserError
+from textgan.models import transformer
 from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Condition, Generator
 from textgan.sampling.rollout import rollout
-from textgan.training import run
+from textgan.training import run, work
 from textgan.training.building import build_generator
 from textgan.training.experiment import Experiment
 
@@ -117,6 +119,25 @@ def test_sampling_and_copies_know_how():
         assert not torch.equal(model(IDS), other(IDS))
 
 
+@pytest.mark.parametrize("build", [gpt2, llama])
+def test_frozen_blocks_let_gradients_through_and_reading_alone_computes_nothing_twice(build, monkeypatch):
+    found = []
+    for again in (False, True):
+        model = build(again).eval()
+        model.requires_grad_(False)
+        weight = model.wte.weight.requires_grad_()
+        model(IDS).square().sum().backward()
+        found.append(weight.grad)
+    assert torch.equal(*found)
+    model.requires_grad_(False)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("nobody asks for a gradient")
+
+    monkeypatch.setattr(transformer, "checkpoint", refuse)
+    model(IDS)
+
+
 def test_a_condition_goes_along():
     """What a VAE's decoder reads beside: gradients reach it all the same."""
     found = []
@@ -165,4 +186,8 @@ def test_a_dry_run_expects_less_memory_and_more_work():
         override = f"generator.gradient_checkpointing={again}"
         plans.append(json.loads(invoke(train_command, SMOKE, *FEW, *more, override, "--dry-run", "--json").stdout))
     assert plans[1]["peak_bytes"] < plans[0]["peak_bytes"]
-    assert plans[1]["phases"]["mle"]["step_seconds"] > plans[0]["phases"]["mle"]["step_seconds"]
+    texts = work.Texts(4, 48, 48, 12)
+    nets = [work.net_of(gpt2(again), Shape(n_head=2, gradient_checkpointing=again), 11) for again in (False, True)]
+    once = work.passes(nets[0], texts, 1)
+    assert work.passes(nets[1], texts, 1) == once  # reading alone
+    assert [work.passes(net, texts, 3).products for net in nets] == [3 * once.products, 4 * once.products]

@@ -203,7 +203,12 @@ class Config(Section):
         if others:
             off = ", ".join(f"{name}=none" for name in others)
             raise ValueError(f"a run with a `classifier` section trains that alone: set {off}")
-        idle = ["generator", "discriminator", *(["tokenizer", "encoder"] if self.classifier.init_from else [])]
+        idle = [
+            "generator",
+            "finetune",
+            "discriminator",
+            *(["tokenizer", "encoder"] if self.classifier.init_from else []),
+        ]
         changed = [name for name in idle if getattr(self, name) != type(getattr(self, name))()]
         if changed:
             why = "which brings its encoder and tokenizer" if self.classifier.init_from else "which reads texts alone"

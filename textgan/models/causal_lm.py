@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgan.models.generator import check_cache_sizes, columns_read
-from textgan.models.transformer import embed_tokens, recomputed
+from textgan.models.transformer import embed_tokens, needs_gradient, recomputed
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
 from textgan.ops.packed_linear import Linear, PackedLinear
 
@@ -180,7 +180,7 @@ class _Recomputed:
 
     def __call__(self, *args, **kwargs):
         forward = type(self.block).forward
-        if torch.is_grad_enabled():
+        if needs_gradient(self.block, *args):
             return recomputed(forward, self.block, *args, **kwargs)
         return forward(self.block, *args, **kwargs)
 

@@ -18,6 +18,7 @@ from textgan.models.transformer import (
     check_sizes,
     embed_tokens,
     init_weights,
+    needs_gradient,
     recomputed,
 )
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
@@ -238,7 +239,7 @@ class Generator(nn.Module):
             extra = memory[i] if memory else None
             # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
             call = block if cache is None else block.forward
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if self.gradient_checkpointing and needs_gradient(block, x):
                 call = partial(recomputed, call)
             x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:

@@ -107,6 +107,12 @@ def recomputed(block: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tenso
     return checkpoint(block, *args, use_reentrant=False, **kwargs)
 
 
+def needs_gradient(block: nn.Module, *inputs: Any) -> bool:
+    """Whether there is a way back through `block`: to tensors among its inputs, or to its parameters."""
+    given = (x for x in (*inputs, *block.parameters()) if isinstance(x, Tensor))
+    return torch.is_grad_enabled() and any(x.requires_grad for x in given)
+
+
 def differentiable_twice() -> AbstractContextManager:
     """Within, :func:`attend` makes what can be differentiated twice (gradient penalties); fused kernels cannot."""
     return sdpa_kernel(SDPBackend.MATH)

@@ -48,7 +48,8 @@ TAGS = {
     "often it is right, in 15 bins of confidence (0 is perfect)",
     "classifier/majority": "classifier: accuracy of always naming the most frequent class of dev: the mark to beat",
     "samples/confusion": "classifier: numbers of dev texts by true class (row) and named class (column)",
-    "schedule/lr": "learning rate of the generator, or of a classifier",
+    "schedule/lr": "learning rate of the generator (with finetune.layer_lr_decay, of what stands above its blocks), or "
+    "of a classifier",
     "schedule/lr_vae": "latent GAN: learning rate of encoder and decoder",
     "schedule/kl_weight": "VAE: weight of the KL (beta)",
     "schedule/lr_d": "learning rate of the discriminator",

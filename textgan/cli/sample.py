@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from textgan.cli.latent import NAMES, drawn_latents, finite, latent_options, load_model, read_request
+from textgan.cli.latent import NAMES, drawn_latents, latent_options, load_model, read_request
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
+from textgan.cli.sampling_options import SETTINGS, checked, sampling_options, with_defaults_of
 from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
     from textgan.training.checkpoint import SamplingModel
-
-# What `generation.yaml` of a checkpoint may set; the command line goes before it.
-SETTINGS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "max_new_tokens",
-)
 
 
 @click.command(
@@ -40,58 +27,14 @@ SETTINGS = (
 @click.option(
     "-n",
     "--num-samples",
+    "--num-return-sequences",
+    "num_samples",
     type=click.IntRange(min=1),
-    help="Texts for each prompt.  [default: 1; 5 without a prompt]",
+    help="Texts for each prompt; with --num-beams its best beams.  [default: 1; 5 without a prompt]",
 )
 @click.option("--prompt", help="How the texts begin.")
 @click.option("--prompts", metavar="FILE", help="One prompt a line; `-` is standard input.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    callback=finite,
-    show_default=True,
-    help="Below 1 safer, above 1 wilder; 0 takes the likeliest token each time.",
-)
-@click.option("--top-k", type=click.IntRange(min=0), help="Draw from the K likeliest tokens only; 0 is off.")
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1),
-    callback=finite,
-    help="Draw from the fewest likeliest tokens that hold this share of the probability; 1 is off.",
-)
-@click.option(
-    "--min-p",
-    type=click.FloatRange(0, 1),
-    callback=finite,
-    help="Drop tokens less likely than this share of the likeliest one's probability; 0 is off.",
-)
-@click.option(
-    "--typical-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    callback=finite,
-    help="Draw from the tokens of the most usual surprise that hold this share of the probability; 1 is off.",
-)
-@click.option(
-    "--repetition-penalty",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=finite,
-    help="Above 1, tokens seen before get less likely; 1 is off. The end of text counts as seen.",
-)
-@click.option(
-    "--no-repeat-ngram-size", type=click.IntRange(min=0), help="Never write the same N tokens twice; 0 is off."
-)
-@click.option(
-    "--num-beams",
-    type=click.IntRange(min=1),
-    default=1,
-    help="Above 1: beam search for the likeliest text instead of drawing.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    help="Cut after this many.  [default: as many as the model can read]",
-)
+@sampling_options
 @click.option("--allow-unk", is_flag=True, help="Let the model write <unk>; otherwise it is never chosen.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0, show_default=True)
 @click.option(
@@ -145,10 +88,10 @@ def sample(
         request = ranks.first_does(lambda: read_request(asked, prompted=bool(given)))
         commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         greedy = request.task is not None and "temperature" not in commanded
-        settings = _checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
+        settings = checked(options | ({"temperature": 0.0} if greedy else {}), commanded)
         model = load_model(source, local_device(where), request)
         batch_size = batch_size or rows_that_fit(model.generator)
-        settings = _with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
+        settings = with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
         fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
         if request.task:
             from textgan.cli.latent_plans import latent_plan
@@ -157,12 +100,12 @@ def sample(
             plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
         else:
             n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
-            plan = _plan(model, given, n)
+            plan = _plan(model, given, n, beams=settings["num_beams"])
         shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
         beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
         told = [plan.told] if plan.told else []
         say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
-        if n > 1 and fixed and not plan.draws_latents:
+        if n > plan.per_search and fixed and not plan.draws_latents:
             say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
         if (settings["max_new_tokens"] or 0) > model.generator.block_size:
             say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
@@ -210,8 +153,12 @@ def _put(
     return stopped
 
 
-def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int) -> Plan:
-    """``n`` texts for each prompt, or free ones where there is none; a VAE draws their latents."""
+def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int, *, beams: int) -> Plan:
+    """``n`` texts for each prompt, or free ones where there is none; a VAE draws their latents.
+
+    Raises:
+        UserError: the texts of a prompt are its best beams, and it has fewer.
+    """
     from textgan.data.prompts import encode_prompt
 
     block_size = model.generator.block_size
@@ -224,6 +171,11 @@ def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int) -> Plan:
         return Job({"prompt": text}, row, ids)
 
     told, latents = drawn_latents(model) or ("", None)
+    of_one_search = beams > 1 and latents is None
+    if of_one_search and n > beams:
+        raise UserError(
+            f"-n {n}, but --num-beams {beams} finds {beams} texts of a prompt: lower -n or raise --num-beams to {n}"
+        )
     return Plan(
         n * len(prompts),
         lambda rows: [job(row) for row in rows],
@@ -231,42 +183,5 @@ def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int) -> Plan:
         told=told,
         latents=latents,
         draws_latents=latents is not None,
+        per_search=n if of_one_search else 1,
     )
-
-
-def _checked(options: dict, commanded: set[str]) -> dict:
-    """The settings without those of the checkpoint that mean nothing here; UserError for those of the user."""
-    from textgan.sampling.decode import without_effect
-
-    sampling = {name: options[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
-    way, ignored = without_effect(num_beams=options["num_beams"], **sampling)
-    for name in ignored:
-        if name in commanded:
-            flag = f"--{name.replace('_', '-')}"
-            cause = "--num-beams" if options["num_beams"] > 1 else "--temperature 0"
-            if "temperature" not in commanded and not options["temperature"]:
-                cause += " (the default here)"
-            raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
-    neutral = {name: 1.0 if name == "temperature" else None for name in ignored}
-    return {name: neutral.get(name, options[name]) for name in SETTINGS}
-
-
-def _with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded: set[str]) -> dict:
-    """The settings, those not given on the command line as the checkpoint's ``generation.yaml`` has them."""
-    import yaml
-
-    path = folder / "generation.yaml"
-    options = {param.name: param for param in ctx.command.params}
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(stored, dict) or not set(stored) <= set(SETTINGS):
-        raise UserError(f"{path} must hold settings of these names only: {', '.join(SETTINGS)}")
-    for name, value in stored.items():
-        if name not in commanded and value is not None:
-            try:
-                settings = settings | {name: options[name].process_value(ctx, value)}
-            except click.BadParameter as error:
-                raise UserError(f"{path}: `{name}: {value}`: {error.message}") from None
-    return _checked(settings, commanded)

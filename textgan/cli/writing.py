@@ -52,6 +52,7 @@ class Plan:
         closing: the last word on all records that were counted in.
         draws_latents: whether texts differ even where no token is drawn.
         repeats: what is alike where nothing is drawn.
+        per_search: how many texts, one behind the other, one beam search finds: its best. Their prompts are the same.
     """
 
     total: int
@@ -65,6 +66,7 @@ class Plan:
     closing: Callable[[], str] | None = None
     draws_latents: bool = False
     repeats: str = "texts of a prompt"
+    per_search: int = 1
 
 
 def write_all(
@@ -77,7 +79,8 @@ def write_all(
     """
     from textgan.training.interrupt import Interrupt
 
-    batches = [range(start, min(start + batch_size, plan.total)) for start in range(0, plan.total, batch_size)]
+    size = max(batch_size // plan.per_search, 1) * plan.per_search
+    batches = [range(start, min(start + size, plan.total)) for start in range(0, plan.total, size)]
     # A rank that left the others in the middle of a turn would be lost to them.
     with Interrupt(quiet=not ranks.first) if ranks.size > 1 else nullcontext() as interrupt:
         for turn in range(0, len(batches), ranks.size):
@@ -94,12 +97,13 @@ def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed
     """What ``--json`` prints of the texts of these indices."""
     jobs, tokenizer = plan.jobs(rows), model.tokenizer
     banned = () if allow_unk or tokenizer.unk_id is None else (tokenizer.unk_id,)
-    options = {"seed": seed, "banned_ids": banned, **settings}
+    options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, **settings}
     before = None
     if jobs[0].before is not None:
         before = list(_decoded(model, [job._replace(z=job.before) for job in jobs], options))
     records = []
-    for i, (job, sample) in enumerate(zip(jobs, _decoded(model, jobs, options), strict=True)):
+    samples = _decoded(model, jobs[:: plan.per_search], options)
+    for i, (job, sample) in enumerate(zip(jobs, samples, strict=True)):
         record = {"index": rows[i], **job.fields}
         if before is not None:
             record["before"] = tokenizer.decode(before[i].ids)
@@ -136,7 +140,7 @@ def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[S
             model.generator,
             [list(job.prompt) for job in together],
             eos_id=model.tokenizer.eos_id,
-            batch_size=len(together),
+            batch_size=len(together) * options["num_return_sequences"],
             first_index=together[0].stream,
             **latents,
             **options,

@@ -1,10 +1,11 @@
 """Beam search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from textgan.errors import UserError
 from textgan.sampling.context import Context, check_choice
 
 NEVER = -1e9  # the score of a beam that must not win; finite, so that sums and quotients stay numbers
@@ -12,8 +13,8 @@ NEVER = -1e9  # the score of a beam that must not win; finite, so that sums and 
 
 def beam_search(
     context: Context, limits: Tensor, *, num_beams: int, eos_id: int, penalize: Callable
-) -> list[tuple[list[int], float]]:
-    """Ids and log-probability (of the model itself, nats) of the best continuation of each row.
+) -> list[list[tuple[list[int], float]]]:
+    """Ids and log-probability (of the model itself, nats) of the best continuations of each row, best first, at most k.
 
     As Hugging Face's ``generate(num_beams=k, do_sample=False)`` with ``length_penalty`` 1 and
     ``early_stopping`` False: a text's score is its mean log-probability a token after penalties (the end
@@ -68,4 +69,22 @@ def beam_search(
         log_prob, tokens, parents = (x.gather(1, order)[open_rows] for x in (log_prob, tokens, parents))
         context.select(parents.flatten())
         context.append(tokens.flatten())
-    return [(ids, log_prob) for _, ids, log_prob in (kept[0] for kept in ended)]
+    # Where a row has fewer than k texts, beams that never started have filled up.
+    return [[(ids, log_prob) for rate, ids, log_prob in kept if rate * len(ids) > NEVER / 2] for kept in ended]
+
+
+def best_of(
+    found: Sequence[list[tuple[list[int], float]]], prompts: Sequence[list[int]], n: int
+) -> tuple[list[list[int]], list[tuple[list[int], float]]]:
+    """The ``n`` best of the texts that :func:`beam_search` found of each prompt, and before them the prompt of each.
+
+    Raises:
+        UserError: a prompt has fewer.
+    """
+    fewest = min(map(len, found))
+    if fewest < n:
+        raise UserError(
+            f"{n} texts of a prompt are to be returned, but what may be written there makes {fewest} only: "
+            "ask for fewer, or allow longer texts"
+        )
+    return [prompt for prompt in prompts for _ in range(n)], [text for texts in found for text in texts[:n]]

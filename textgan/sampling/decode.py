@@ -12,14 +12,12 @@ from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.ops.packed_linear import packed
-from textgan.sampling.beam import beam_search
+from textgan.sampling.beam import beam_search, best_of
 from textgan.sampling.context import Context, check_choice
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
+from textgan.sampling.settings import check_settings
 from textgan.sampling.streams import row_uniforms
-
-# Values of the filters that change nothing; None is another.
-NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 # Batches beyond these gain nothing more.
 MOST_ROWS = {"cpu": 256, "cuda": 4096}
@@ -61,13 +59,14 @@ def generate(
     repetition_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None,
     num_beams: int = 1,
+    num_return_sequences: int = 1,
     banned_ids: Sequence[int] = (),
     seed: int = 0,
     batch_size: int = 64,
     first_index: int = 0,
     latents: Tensor | None = None,
 ) -> list[Sample]:
-    """One :class:`Sample` for each prompt, in their order.
+    """One :class:`Sample` for each prompt, in their order; of beam search ``num_return_sequences``, the best first.
 
     Every text starts with an opening ``eos_id``, which counts as context for the penalties (as the start
     token does in Hugging Face's ``generate``), then the prompt. Prompts of different lengths share a batch.
@@ -92,6 +91,7 @@ def generate(
         repetition_penalty: above 0; 1 or None is off.
         no_repeat_ngram_size: 0 or None is off.
         num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
+        num_return_sequences: of beam search, how many texts each prompt gets: its best beams.
         banned_ids: never chosen.
         seed: of the random numbers, 0 to 2**128 - 1.
         batch_size: rows (times beams) read at once.
@@ -104,7 +104,8 @@ def generate(
     Raises:
         ValueError: a prompt too long to be continued, a setting out of range or without effect, or latents of another
             shape or for a model that has none.
-        UserError: penalties and bans left no token to choose from, or the model's logits are not finite.
+        UserError: penalties and bans left no token to choose from, or fewer texts than are to be returned; or the
+            model's logits are not finite.
     """
     warp = {
         "temperature": temperature,
@@ -113,7 +114,7 @@ def generate(
         "min_p": min_p,
         "typical_p": typical_p,
     }
-    _check(generator, prompts, max_new_tokens, num_beams, batch_size, warp)
+    check_settings(generator, prompts, max_new_tokens, num_beams, num_return_sequences, batch_size, warp)
     _check_latents(generator, latents, len(prompts))
     penalize = partial(
         penalties,
@@ -140,7 +141,8 @@ def generate(
                 context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
             limits = torch.tensor(limits, device=context.ids.device)
             if num_beams > 1:
-                written = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
+                found = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
+                batch, written = best_of(found, batch, num_return_sequences)
             else:
                 choose = _greedy
                 if temperature > 0:
@@ -226,45 +228,6 @@ def _draw(uniforms: Tensor, warp: dict, scores: Tensor, rows: Tensor, t: int) ->
     warped = warpers(scores, **warp)
     ids, log_probs = inverse_cdf(warped, uniforms[rows, t])
     return ids, log_probs if warped is scores else None
-
-
-def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:
-    """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
-    active = [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
-    if num_beams > 1:
-        return "beam search", [*(["temperature"] if temperature != 1 else []), *active]
-    return ("greedy decoding", active) if temperature == 0 else (None, [])
-
-
-def _check(
-    generator: Generator | Mixture | NgramGenerator,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int | None,
-    num_beams: int,
-    batch_size: int,
-    warp: dict[str, float | None],
-) -> None:
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("num_beams", num_beams),
-        ("batch_size", batch_size),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}={value}` must be at least 1")
-    if warp["temperature"] < 0:
-        raise ValueError(f"`temperature={warp['temperature']}` must not be negative")
-    for name in ("top_p", "min_p", "typical_p"):
-        if warp[name] is not None and not 0 <= warp[name] <= 1:
-            raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
-    way, ignored = without_effect(num_beams=num_beams, **warp)
-    if ignored:
-        raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest >= generator.block_size:
-        raise ValueError(
-            f"a prompt of {longest} tokens cannot be continued: with the opening token the model reads "
-            f"{generator.block_size}"
-        )
 
 
 def _check_latents(generator: object, latents: Tensor | None, n: int) -> None:

@@ -1,0 +1,34 @@
+"""``textgan sample``: decoding for stories, on small untrained checkpoints."""
+
+import pytest
+
+from tests.test_cli_sample import checkpoint, invoke, records  # noqa: F401
+from textgan.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["-n", "--num-samples", "--num-return-sequences"])
+def test_names_of_the_number_of_texts(checkpoint, name):  # noqa: F811
+    assert len(records(checkpoint, name, 3)) == 3
+
+
+def test_best_beams_of_each_prompt(checkpoint, tmp_path):  # noqa: F811
+    (tmp_path / "prompts").write_text("Tom\nLily sees\nthe dog\n")
+    options = [checkpoint, "--num-beams", 4, "--prompts", tmp_path / "prompts"]
+    rows = records(*options, "-n", 3)
+    assert [row["prompt"] for row in rows] == ["Tom"] * 3 + ["Lily sees"] * 3 + ["the dog"] * 3
+    for start in (0, 3, 6):
+        assert len({row["text"] for row in rows[start : start + 3]}) == 3
+        rates = [row["log_prob"] / len(row["tokens"]) for row in rows[start : start + 3]]
+        assert rates == sorted(rates, reverse=True)
+    assert [row["text"] for row in rows[::3]] == [row["text"] for row in records(*options)]
+    for batch_size in (1, 4, 7):
+        again = records(*options, "-n", 3, "--batch-size", batch_size)
+        assert [row["text"] for row in again] == [row["text"] for row in rows]
+    assert "note: nothing is drawn" not in invoke(*options, "-n", 3).stderr
+
+
+def test_more_texts_than_beams(checkpoint):  # noqa: F811
+    with pytest.raises(
+        UserError, match=r"-n 4, but --num-beams 3 finds 3 texts of a prompt: lower -n or raise .* to 4"
+    ):
+        invoke(checkpoint, "--num-beams", 3, "-n", 4)

@@ -1,0 +1,119 @@
+"""Options of ``textgan sample`` that say how tokens are chosen, and their defaults in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from textgan.cli.latent import finite
+from textgan.errors import UserError
+
+# What `generation.yaml` of a checkpoint may set; the command line goes before it.
+SETTINGS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "max_new_tokens",
+)
+
+OPTIONS = (
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        default=1.0,
+        callback=finite,
+        show_default=True,
+        help="Below 1 safer, above 1 wilder; 0 takes the likeliest token each time.",
+    ),
+    click.option("--top-k", type=click.IntRange(min=0), help="Draw from the K likeliest tokens only; 0 is off."),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1),
+        callback=finite,
+        help="Draw from the fewest likeliest tokens that hold this share of the probability; 1 is off.",
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        callback=finite,
+        help="Drop tokens less likely than this share of the likeliest one's probability; 0 is off.",
+    ),
+    click.option(
+        "--typical-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        callback=finite,
+        help="Draw from the tokens of the most usual surprise that hold this share of the probability; 1 is off.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=click.FloatRange(min=0, min_open=True),
+        callback=finite,
+        help="Above 1, tokens seen before get less likely; 1 is off. The end of text counts as seen.",
+    ),
+    click.option(
+        "--no-repeat-ngram-size", type=click.IntRange(min=0), help="Never write the same N tokens twice; 0 is off."
+    ),
+    click.option(
+        "--num-beams",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Above 1: beam search for the likeliest text instead of drawing.",
+    ),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        help="Cut after this many.  [default: as many as the model can read]",
+    ),
+)
+
+
+def sampling_options(command: Callable) -> Callable:
+    """The command with these options."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def checked(options: dict, commanded: set[str]) -> dict:
+    """The settings without those of the checkpoint that mean nothing here; UserError for those of the user."""
+    from textgan.sampling.settings import without_effect
+
+    sampling = {name: options[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
+    way, ignored = without_effect(num_beams=options["num_beams"], **sampling)
+    for name in ignored:
+        if name in commanded:
+            flag = f"--{name.replace('_', '-')}"
+            cause = "--num-beams" if options["num_beams"] > 1 else "--temperature 0"
+            if "temperature" not in commanded and not options["temperature"]:
+                cause += " (the default here)"
+            raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
+    neutral = {name: 1.0 if name == "temperature" else None for name in ignored}
+    return {name: neutral.get(name, options[name]) for name in SETTINGS}
+
+
+def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded: set[str]) -> dict:
+    """The settings, those not given on the command line as the checkpoint's ``generation.yaml`` has them."""
+    import yaml
+
+    path = folder / "generation.yaml"
+    options = {param.name: param for param in ctx.command.params}
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(stored, dict) or not set(stored) <= set(SETTINGS):
+        raise UserError(f"{path} must hold settings of these names only: {', '.join(SETTINGS)}")
+    for name, value in stored.items():
+        if name not in commanded and value is not None:
+            try:
+                settings = settings | {name: options[name].process_value(ctx, value)}
+            except click.BadParameter as error:
+                raise UserError(f"{path}: `{name}: {value}`: {error.message}") from None
+    return checked(settings, commanded)

@@ -1,0 +1,56 @@
+"""Settings of decoding: which of them work together, and what values they may have."""
+
+from collections.abc import Sequence
+
+from textgan.models.generator import Generator
+from textgan.sampling.mixture import Mixture, NgramGenerator
+
+# Values of the filters that change nothing; None is another.
+NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
+
+
+def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:
+    """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
+    active = [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
+    if num_beams > 1:
+        return "beam search", [*(["temperature"] if temperature != 1 else []), *active]
+    return ("greedy decoding", active) if temperature == 0 else (None, [])
+
+
+def check_settings(
+    generator: Generator | Mixture | NgramGenerator,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | None,
+    num_beams: int,
+    num_return_sequences: int,
+    batch_size: int,
+    warp: dict[str, float | None],
+) -> None:
+    """ValueError for a setting out of range or without effect, or a prompt that leaves no room; see ``generate``."""
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("num_beams", num_beams),
+        ("num_return_sequences", num_return_sequences),
+        ("batch_size", batch_size),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}={value}` must be at least 1")
+    if num_return_sequences > num_beams:
+        raise ValueError(
+            f"`num_return_sequences={num_return_sequences}` must be at most `num_beams={num_beams}`: a prompt has "
+            "no more beams; for several drawn texts of a prompt give it several times"
+        )
+    if warp["temperature"] < 0:
+        raise ValueError(f"`temperature={warp['temperature']}` must not be negative")
+    for name in ("top_p", "min_p", "typical_p"):
+        if warp[name] is not None and not 0 <= warp[name] <= 1:
+            raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
+    way, ignored = without_effect(num_beams=num_beams, **warp)
+    if ignored:
+        raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if longest >= generator.block_size:
+        raise ValueError(
+            f"a prompt of {longest} tokens cannot be continued: with the opening token the model reads "
+            f"{generator.block_size}"
+        )

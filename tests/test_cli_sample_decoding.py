@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_cli_sample import checkpoint, invoke, records  # noqa: F401
+from tests.test_cli_sample import checkpoint, invoke, records, write_checkpoint  # noqa: F401
 from textgan.errors import UserError
 
 
@@ -32,3 +32,15 @@ def test_more_texts_than_beams(checkpoint):  # noqa: F811
         UserError, match=r"-n 4, but --num-beams 3 finds 3 texts of a prompt: lower -n or raise .* to 4"
     ):
         invoke(checkpoint, "--num-beams", 3, "-n", 4)
+
+
+def test_min_new_tokens(checkpoint, tmp_path):  # noqa: F811
+    shortest = min(len(row["tokens"]) for row in records(checkpoint, "-n", 40))
+    rows = records(checkpoint, "-n", 40, "--min-new-tokens", 6)
+    assert shortest < 6 < min(len(row["tokens"]) for row in rows)
+    assert rows[0]["settings"]["min_new_tokens"] == 6
+    with pytest.raises(UserError, match="--min-new-tokens 6 is above --max-new-tokens 5"):
+        invoke(checkpoint, "--min-new-tokens", 6, "--max-new-tokens", 5)
+    path = write_checkpoint(tmp_path / "step-00000040")
+    (path / "generation.yaml").write_text("min_new_tokens: 6")
+    assert [row["text"] for row in records(path, "-n", 40)] == [row["text"] for row in rows]

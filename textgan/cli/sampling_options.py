@@ -21,6 +21,7 @@ SETTINGS = (
     "no_repeat_ngram_size",
     "num_beams",
     "max_new_tokens",
+    "min_new_tokens",
 )
 
 OPTIONS = (
@@ -71,6 +72,7 @@ OPTIONS = (
         type=click.IntRange(min=1),
         help="Cut after this many.  [default: as many as the model can read]",
     ),
+    click.option("--min-new-tokens", type=click.IntRange(min=0), help="No end of text before this many; 0 is off."),
 )
 
 
@@ -94,6 +96,9 @@ def checked(options: dict, commanded: set[str]) -> dict:
             if "temperature" not in commanded and not options["temperature"]:
                 cause += " (the default here)"
             raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
+    fewest, most = options["min_new_tokens"] or 0, options["max_new_tokens"]
+    if most is not None and fewest > most:
+        raise UserError(f"--min-new-tokens {fewest} is above --max-new-tokens {most}: lower it")
     neutral = {name: 1.0 if name == "temperature" else None for name in ignored}
     return {name: neutral.get(name, options[name]) for name in SETTINGS}
 

@@ -26,7 +26,7 @@ def beam_search(
         limits: (B,) how many tokens each row gets at most, at least 1.
         num_beams: k, at least 2.
         eos_id: closes a text.
-        penalize: (logits, context ids, left_pad) -> logits; applied to log-probabilities.
+        penalize: (logits, context ids, left_pad, number of the token) -> logits; applied to log-probabilities.
 
     Raises:
         UserError: no beam of a row has a token left, or the model's logits are not finite.
@@ -41,7 +41,7 @@ def beam_search(
     log_prob = torch.zeros(B, K, dtype=torch.float64, device=device)
     for t in range(int(limits.max())):
         gains = context.logits.log_softmax(-1)
-        penalized = penalize(gains, context.ids, context.left_pad)
+        penalized = penalize(gains, context.ids, context.left_pad, t)
         totals = (score.view(-1, 1) + penalized).view(-1, K * V)
         check_choice(context.logits, totals)
         # Each beam can end in one way only, so that of 2 K continuations at least K go on.

@@ -75,5 +75,5 @@ def check_choice(logits: Tensor, scores: Tensor) -> None:
         raise UserError("the model's logits are not finite: its weights are broken (did its training diverge?)")
     raise UserError(
         "no token is left to choose from: the banned tokens and `no_repeat_ngram_size` rule out the whole "
-        "vocabulary; raise the size or lower `max_new_tokens`"
+        "vocabulary (the end of text too, before `min_new_tokens`); raise the size or lower the numbers of tokens"
     )

@@ -51,6 +51,7 @@ def generate(
     *,
     eos_id: int,
     max_new_tokens: int | None = None,
+    min_new_tokens: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -83,6 +84,8 @@ def generate(
         eos_id: opens and closes every text.
         max_new_tokens: at least 1, the closing token included. A text never grows beyond what the model can
             read (``block_size - len(prompt)`` new tokens), which is also the default.
+        min_new_tokens: so many are written before the text may close; 0 or None is off. A text may still be cut
+            earlier, at what the model can read.
         temperature: 0 is greedy decoding.
         top_k: 0 or None is off. This and the next three (see ``ops.logits``) are for sampling only.
         top_p: in [0, 1]; 1 or None is off.
@@ -114,10 +117,14 @@ def generate(
         "min_p": min_p,
         "typical_p": typical_p,
     }
-    check_settings(generator, prompts, max_new_tokens, num_beams, num_return_sequences, batch_size, warp)
+    check_settings(
+        generator, prompts, max_new_tokens, min_new_tokens, num_beams, num_return_sequences, batch_size, warp
+    )
     _check_latents(generator, latents, len(prompts))
     penalize = partial(
-        penalties,
+        _penalties,
+        eos_id=eos_id,
+        min_new_tokens=min_new_tokens or 0,
         repetition_penalty=repetition_penalty,
         no_repeat_ngram_size=no_repeat_ngram_size,
         banned_ids=banned_ids,
@@ -189,7 +196,7 @@ def _write(
     rows = torch.arange(B, device=limits.device)  # which row of the batch each row of the context is
     alive = torch.ones_like(rows, dtype=torch.bool)
     for t in range(room):
-        scores = penalize(context.logits, context.ids, context.left_pad)
+        scores = penalize(context.logits, context.ids, context.left_pad, t)
         try:
             tokens, gains = choose(scores, rows, t)
         except ValueError:
@@ -213,6 +220,22 @@ def _write(
         context.append(tokens)
     texts = zip(out.tolist(), lengths.tolist(), log_probs.tolist(), strict=True)
     return [(ids[:length], log_prob) for ids, length, log_prob in texts]
+
+
+def _penalties(
+    logits: Tensor,
+    context: Tensor,
+    left_pad: Tensor,
+    t: int,
+    *,
+    eos_id: int,
+    min_new_tokens: int,
+    banned_ids: Sequence[int],
+    **settings: float | None,
+) -> Tensor:
+    """Logits (B, V) of token ``t`` of each text after :func:`textgan.ops.logits.penalties`."""
+    banned = (*banned_ids, eos_id) if t < min_new_tokens else banned_ids
+    return penalties(logits, context, left_pad, banned_ids=banned, **settings)
 
 
 def _greedy(scores: Tensor, rows: Tensor, t: int) -> tuple[Tensor, None]:

@@ -21,6 +21,7 @@ def check_settings(
     generator: Generator | Mixture | NgramGenerator,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | None,
+    min_new_tokens: int | None,
     num_beams: int,
     num_return_sequences: int,
     batch_size: int,
@@ -35,6 +36,10 @@ def check_settings(
     ):
         if value is not None and value < 1:
             raise ValueError(f"`{name}={value}` must be at least 1")
+    if (min_new_tokens or 0) < 0:
+        raise ValueError(f"`min_new_tokens={min_new_tokens}` must not be negative")
+    if max_new_tokens is not None and (min_new_tokens or 0) > max_new_tokens:
+        raise ValueError(f"`min_new_tokens={min_new_tokens}` is above `max_new_tokens={max_new_tokens}`")
     if num_return_sequences > num_beams:
         raise ValueError(
             f"`num_return_sequences={num_return_sequences}` must be at most `num_beams={num_beams}`: a prompt has "

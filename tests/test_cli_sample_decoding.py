@@ -44,3 +44,30 @@ def test_min_new_tokens(checkpoint, tmp_path):  # noqa: F811
     path = write_checkpoint(tmp_path / "step-00000040")
     (path / "generation.yaml").write_text("min_new_tokens: 6")
     assert [row["text"] for row in records(path, "-n", 40)] == [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["word", "char", "bpe"])
+@pytest.mark.parametrize("way", [["-n", 60], ["--num-beams", 3, "-n", 3], ["--temperature", 0]])
+def test_stop_strings(tmp_path, kind, way):
+    path = write_checkpoint(tmp_path / "step-00000040", kind)
+    stop = {"word": "o", "char": "a", "bpe": "a"}[kind]
+    free = records(path, "--prompt", "Tom has", "--max-new-tokens", 8, *way)
+    rows = records(path, "--prompt", "Tom has", "--max-new-tokens", 8, "--stop", stop, "--stop", "xyz", *way)
+    assert all(stop not in row["text"].removeprefix("Tom has") for row in rows)
+    if "--num-beams" not in way:
+        for full, row in zip(free, rows, strict=True):
+            written = full["text"].removeprefix("Tom has")
+            assert row["text"] == "Tom has" + written.split(stop)[0]
+            assert (row["finish_reason"] == "stop") == (stop in written)
+        assert any(stop in full["text"].removeprefix("Tom has") for full in free) or len(free) == 1
+    assert rows[0]["settings"]["stop_strings"] == [stop, "xyz"]
+
+
+@pytest.mark.parametrize("stored", ["stop_strings: dog", "stop_strings: [dog, xyz]"])
+def test_stop_strings_of_the_checkpoint(tmp_path, stored):
+    path = write_checkpoint(tmp_path / "step-00000040")
+    texts = [row["text"] for row in records(path, "-n", 40, "--stop", "dog")]
+    assert texts != [row["text"] for row in records(path, "-n", 40)]
+    (path / "generation.yaml").write_text(stored)
+    assert [row["text"] for row in records(path, "-n", 40)] == texts
+    assert "--stop" in invoke(path, "--stop", "", code=2).stderr

@@ -101,7 +101,9 @@ def sample(
         else:
             n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
             plan = _plan(model, given, n, beams=settings["num_beams"])
-        shown = [f"{name} {value}" for name, value in settings.items() if value is not None and name != "num_beams"]
+        shown = [
+            f"{name} {value}" for name, value in settings.items() if value not in (None, ()) and name != "num_beams"
+        ]
         beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
         told = [plan.told] if plan.told else []
         say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")

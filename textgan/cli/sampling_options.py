@@ -22,7 +22,15 @@ SETTINGS = (
     "num_beams",
     "max_new_tokens",
     "min_new_tokens",
+    "stop_strings",
 )
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in values:
+        raise click.BadParameter("an empty text stops nothing; leave it away.")
+    return values
+
 
 OPTIONS = (
     click.option(
@@ -73,6 +81,15 @@ OPTIONS = (
         help="Cut after this many.  [default: as many as the model can read]",
     ),
     click.option("--min-new-tokens", type=click.IntRange(min=0), help="No end of text before this many; 0 is off."),
+    click.option(
+        "--stop",
+        "stop_strings",
+        metavar="TEXT",
+        multiple=True,
+        callback=not_empty,
+        help="End a text before this, once it is written; may be given several times. What the prompt holds ends "
+        "nothing, and --min-new-tokens does not hold it off.",
+    ),
 )
 
 
@@ -117,6 +134,8 @@ def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded
         raise UserError(f"{path} must hold settings of these names only: {', '.join(SETTINGS)}")
     for name, value in stored.items():
         if name not in commanded and value is not None:
+            if options[name].multiple and isinstance(value, str):
+                value = [value]
             try:
                 settings = settings | {name: options[name].process_value(ctx, value)}
             except click.BadParameter as error:

@@ -95,9 +95,16 @@ def write_all(
 
 def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed: int, allow_unk: bool) -> list[dict]:
     """What ``--json`` prints of the texts of these indices."""
+    from textgan.sampling.stops import StopStrings
+
     jobs, tokenizer = plan.jobs(rows), model.tokenizer
     banned = () if allow_unk or tokenizer.unk_id is None else (tokenizer.unk_id,)
-    options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, **settings}
+    stop, text_of = None, lambda prompt, ids: tokenizer.decode([*prompt, *ids])
+    if settings["stop_strings"]:
+        stop = StopStrings(settings["stop_strings"], tokenizer.decode)
+        text_of = stop.text
+    options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, "stop": stop}
+    options |= {name: value for name, value in settings.items() if name != "stop_strings"}
     before = None
     if jobs[0].before is not None:
         before = list(_decoded(model, [job._replace(z=job.before) for job in jobs], options))
@@ -106,8 +113,8 @@ def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed
     for i, (job, sample) in enumerate(zip(jobs, samples, strict=True)):
         record = {"index": rows[i], **job.fields}
         if before is not None:
-            record["before"] = tokenizer.decode(before[i].ids)
-        record["text"] = tokenizer.decode([*job.prompt, *sample.ids])
+            record["before"] = text_of((), before[i].ids)
+        record["text"] = text_of(job.prompt, sample.ids)
         record |= plan.compare(job, sample.ids)
         record["log_prob" if plan.latents is None else "log_prob_given_z"] = sample.log_prob
         records.append(

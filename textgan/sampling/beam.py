@@ -12,7 +12,13 @@ NEVER = -1e9  # the score of a beam that must not win; finite, so that sums and 
 
 
 def beam_search(
-    context: Context, limits: Tensor, *, num_beams: int, eos_id: int, penalize: Callable
+    context: Context,
+    limits: Tensor,
+    *,
+    num_beams: int,
+    eos_id: int,
+    penalize: Callable,
+    stops: Callable[[int, list[int]], bool] | None = None,
 ) -> list[list[tuple[list[int], float]]]:
     """Ids and log-probability (of the model itself, nats) of the best continuations of each row, best first, at most k.
 
@@ -27,6 +33,7 @@ def beam_search(
         num_beams: k, at least 2.
         eos_id: closes a text.
         penalize: (logits, context ids, left_pad, number of the token) -> logits; applied to log-probabilities.
+        stops: (row, ids written) -> whether the text is at its end, as after ``eos_id``.
 
     Raises:
         UserError: no beam of a row has a token left, or the model's logits are not finite.
@@ -44,14 +51,21 @@ def beam_search(
         penalized = penalize(gains, context.ids, context.left_pad, t)
         totals = (score.view(-1, 1) + penalized).view(-1, K * V)
         check_choice(context.logits, totals)
-        # Each beam can end in one way only, so that of 2 K continuations at least K go on.
-        top, index = totals.topk(2 * K)
-        tokens = index % V
-        parents = torch.arange(len(rows), device=device)[:, None] * K + index // V  # rows of the context
-        log_prob = log_prob.flatten()[parents] + gains[parents, tokens]
-
         at_limit = t + 1 == limits[rows]
-        ends = (tokens == eos_id) | at_limit[:, None]
+        width = 2 * K
+        while True:
+            top, index = totals.topk(width)
+            tokens = index % V
+            parents = torch.arange(len(rows), device=device)[:, None] * K + index // V  # rows of the context
+            ends = (tokens == eos_id) | at_limit[:, None]
+            # A beam has one end of text, so that of 2 K continuations at least K go on; of stops it may have many.
+            if stops is None:
+                break
+            ends |= _stopped(context.ids[:, context.ids.size(1) - t :], rows, parents, tokens, stops)
+            if width == K * V or bool(((~ends).sum(1) >= K).logical_or(at_limit).all()):
+                break
+            width = min(2 * width, K * V)
+        log_prob = log_prob.flatten()[parents] + gains[parents, tokens]
         for i, j in ends[:, :K].nonzero().tolist():
             ids = [*context.ids[parents[i, j], context.ids.size(1) - t :].tolist(), int(tokens[i, j])]
             kept = ended[int(rows[i])]
@@ -62,6 +76,7 @@ def beam_search(
         score, order = (top + ends * NEVER).topk(K)
         worst = [ended[row][-1][0] if len(ended[row]) == K else NEVER for row in rows.tolist()]
         improvable = score[:, 0] / (t + 1) > torch.tensor(worst, dtype=score.dtype, device=device)
+        improvable &= score[:, 0] > NEVER / 2  # else all have ended
         open_rows = (improvable & ~at_limit).nonzero().squeeze(1)
         if not len(open_rows):
             break
@@ -71,6 +86,18 @@ def beam_search(
         context.append(tokens.flatten())
     # Where a row has fewer than k texts, beams that never started have filled up.
     return [[(ids, log_prob) for rate, ids, log_prob in kept if rate * len(ids) > NEVER / 2] for kept in ended]
+
+
+def _stopped(written: Tensor, rows: Tensor, parents: Tensor, tokens: Tensor, stops: Callable) -> Tensor:
+    """Which continuations (B, N) of ``written`` (rows of the context, t) stop."""
+    so_far, rows = written.tolist(), rows.tolist()
+    return torch.tensor(
+        [
+            [stops(row, [*so_far[parent], token]) for parent, token in zip(of_row, next_tokens, strict=True)]
+            for row, of_row, next_tokens in zip(rows, parents.tolist(), tokens.tolist(), strict=True)
+        ],
+        device=tokens.device,
+    )
 
 
 def best_of(

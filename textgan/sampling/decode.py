@@ -35,13 +35,14 @@ class Sample(NamedTuple):
             penalty, no filter, nothing banned, however the ids were chosen. So values of different settings
             can be compared; it is not the log-probability of the decoder. Of a VAE it is given the text's own
             latent, log p(x|z): the log-probability of the text itself, log p(x), is not known.
-        finish_reason: ``eos`` when the model closed the text, ``length`` when it was cut.
+        finish_reason: ``eos`` when the model closed the text, ``stop`` when ``stop`` of :func:`generate` did (``ids``
+            end with the token at which it did), ``length`` when it was cut.
     """
 
     prompt_ids: list[int]
     ids: list[int]
     log_prob: float
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "stop", "length"]
 
 
 @torch.no_grad()
@@ -66,6 +67,7 @@ def generate(
     batch_size: int = 64,
     first_index: int = 0,
     latents: Tensor | None = None,
+    stop: Callable[[Sequence[int], Sequence[int]], bool] | None = None,
 ) -> list[Sample]:
     """One :class:`Sample` for each prompt, in their order; of beam search ``num_return_sequences``, the best first.
 
@@ -103,6 +105,8 @@ def generate(
         latents: (N, Z) of a VAE, one for each prompt. None: drawn from the generator's source, that of row i from a
             random stream of its own, apart from the one that chooses its tokens; so decoding greedily is a function
             of the latent alone, and two texts of one row at two temperatures share their latent.
+        stop: (prompt, ids written so far) -> whether the text is at its end, asked after every token; such as
+            :class:`textgan.sampling.stops.StopStrings`. It may end a text before ``min_new_tokens``.
 
     Raises:
         ValueError: a prompt too long to be continued, a setting out of range or without effect, or latents of another
@@ -147,17 +151,19 @@ def generate(
             else:
                 context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
             limits = torch.tensor(limits, device=context.ids.device)
+            stops = None if stop is None else partial(_of_row, stop, batch)
+            common = {"eos_id": eos_id, "penalize": penalize, "stops": stops}
             if num_beams > 1:
-                found = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
+                found = beam_search(context, limits, num_beams=num_beams, **common)
                 batch, written = best_of(found, batch, num_return_sequences)
             else:
                 choose = _greedy
                 if temperature > 0:
                     uniforms = row_uniforms(seed, first_index + start, len(batch), int(limits.max()))
                     choose = partial(_draw, torch.from_numpy(uniforms).to(limits.device), warp)
-                written = _write(context, limits, eos_id=eos_id, penalize=penalize, choose=choose)
+                written = _write(context, limits, choose=choose, **common)
             samples += [
-                Sample(prompt, ids, log_prob, "eos" if ids[-1] == eos_id else "length")
+                Sample(prompt, ids, log_prob, _finish_reason(prompt, ids, eos_id, stop))
                 for prompt, (ids, log_prob) in zip(batch, written, strict=True)
             ]
     return samples
@@ -186,7 +192,13 @@ def _decoding(generator: nn.Module, rows: int) -> Iterator[None]:
 
 
 def _write(
-    context: Context | NgramContext, limits: Tensor, *, eos_id: int, penalize: Callable, choose: Callable
+    context: Context | NgramContext,
+    limits: Tensor,
+    *,
+    eos_id: int,
+    penalize: Callable,
+    stops: Callable[[int, list[int]], bool] | None,
+    choose: Callable,
 ) -> list[tuple[list[int], float]]:
     """Ids and log-probability of each row, written token by token until its end or its limit."""
     B, room = limits.numel(), int(limits.max())
@@ -209,6 +221,10 @@ def _write(
         log_probs[rows[alive]] += gains[alive].double()
 
         alive &= (tokens != eos_id) & (t + 1 < limits[rows])
+        if stops is not None:
+            for i in alive.nonzero().squeeze(1).tolist():
+                row = int(rows[i])
+                alive[i] = not stops(row, out[row, : t + 1].tolist())
         left = int(alive.sum())
         if not left:
             break
@@ -220,6 +236,16 @@ def _write(
         context.append(tokens)
     texts = zip(out.tolist(), lengths.tolist(), log_probs.tolist(), strict=True)
     return [(ids[:length], log_prob) for ids, length, log_prob in texts]
+
+
+def _of_row(stop: Callable, prompts: list[list[int]], row: int, ids: list[int]) -> bool:
+    return stop(prompts[row], ids)
+
+
+def _finish_reason(prompt: list[int], ids: list[int], eos_id: int, stop: Callable | None) -> str:
+    if ids[-1] == eos_id:
+        return "eos"
+    return "stop" if stop is not None and stop(prompt, ids) else "length"
 
 
 def _penalties(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from textgan.cli.latent import NAMES, drawn_latents, latent_options, load_model, read_request
+from textgan.cli.latent import NAMES, TASKS, drawn_latents, latent_options, load_model, read_request
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
 from textgan.cli.sampling_options import SETTINGS, checked, sampling_options, with_defaults_of
+from textgan.cli.streaming import Shown, check_alone
 from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--lines", is_flag=True, help="One text a line, as `textgan score` reads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--stream", is_flag=True, help="Show each token as it is written, one text after the other.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write there, all or nothing, instead of printing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @latent_options
@@ -60,6 +62,7 @@ def sample(
     batch_size: int | None,
     lines: bool,
     as_json: bool,
+    stream: bool,
     output: str | None,
     device: str,
     **options: object,
@@ -82,9 +85,16 @@ def sample(
     where = pick_device(device)
     with joined(where, "run the same command again: the same seed gives the same texts") as ranks:
         check_output(lines=lines, as_json=as_json, output=output)
+        asked = {name: options.pop(name) for name in NAMES}
+        if stream:
+            others = {"--json": as_json, "--output": output, "--batch-size": batch_size}
+            check_alone("--stream", others, "shows texts one by one as they are written")
+            tasks = {f"--{name}": asked[name] for name in TASKS}
+            check_alone("--stream", tasks, "is for texts of prompts and free ones")
+            if ranks.size > 1:
+                raise UserError("--stream shows what one process writes: leave torchrun away")
         # Standard input can be read by one of them.
         given = ranks.first_does(lambda: given_prompts(prompt, prompts))
-        asked = {name: options.pop(name) for name in NAMES}
         request = ranks.first_does(lambda: read_request(asked, prompted=bool(given)))
         commanded = {name for name in SETTINGS if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
         greedy = request.task is not None and "temperature" not in commanded
@@ -92,6 +102,8 @@ def sample(
         model = load_model(source, local_device(where), request)
         batch_size = batch_size or rows_that_fit(model.generator)
         settings = with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
+        if stream and settings["num_beams"] > 1:
+            raise UserError(f"--stream, but the {settings['num_beams']} beams are open to the end: give --num-beams 1")
         fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
         if request.task:
             from textgan.cli.latent_plans import latent_plan
@@ -112,9 +124,23 @@ def sample(
         if (settings["max_new_tokens"] or 0) > model.generator.block_size:
             say(f"note: the model reads {model.generator.block_size} tokens: texts end there at the latest")
 
-        batches = write_all(model, plan, settings, seed=seed, allow_unk=allow_unk, batch_size=batch_size, ranks=ranks)
         form = json_lines if as_json else text_lines if lines else None
-        stopped = _put(batches, plan, output if ranks.first else None, form, bar=plan.total > batch_size)
+        shown = Shown(model.tokenizer, settings["stop_strings"], lines=lines) if stream else None
+        if shown:
+            batch_size, form = 1, shown.rest
+        batches = write_all(
+            model,
+            plan,
+            settings,
+            seed=seed,
+            allow_unk=allow_unk,
+            batch_size=batch_size,
+            ranks=ranks,
+            watch=shown and shown.grow,
+        )
+        stopped = _put(
+            batches, plan, output if ranks.first else None, form, shown, bar=plan.total > batch_size and not stream
+        )
     if stopped:
         ctx.exit(130)
 
@@ -124,12 +150,14 @@ def _put(
     plan: Plan,
     output: str | None,
     form: Callable[[list[dict]], str] | None,
+    shown: Shown | None,
     *,
     bar: bool,
 ) -> bool:
     """Print the batches, or write them into a file, and tell of them; returns whether Ctrl-C ended them early.
 
-    ``form``: what is put for a batch; None: blocks as people read them.
+    ``form``: what is put for a batch; None: blocks as people read them. ``shown``: what shows it as it
+    is written.
     """
     done, cut, stopped = 0, 0, False
     with sink(output) as (put, width), progress(plan.total, visible=width is None and bar) as advance:
@@ -146,6 +174,8 @@ def _put(
                 advance(len(records))
         except KeyboardInterrupt:
             stopped = True
+            if shown:
+                shown.break_off()
     if cut:
         say(f"note: {cut} of {done} texts were cut at the limit of their length")
     if plan.closing and done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,9 +71,19 @@ class Plan:
 
 
 def write_all(
-    model: SamplingModel, plan: Plan, settings: dict, *, seed: int, allow_unk: bool, batch_size: int, ranks: Ranks
+    model: SamplingModel,
+    plan: Plan,
+    settings: dict,
+    *,
+    seed: int,
+    allow_unk: bool,
+    batch_size: int,
+    ranks: Ranks,
+    watch: Callable[[Sequence[int], Sequence[int]], None] | None = None,
 ) -> Iterator[list[dict]]:
     """Batches of what ``--json`` prints, in their order, on every rank; each rank writes one of them in turn.
+
+    ``watch`` is given the prompt and the ids written so far of a text, after every token; not of beams.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; with several ranks when the batches are done that they have in hand.
@@ -85,7 +96,7 @@ def write_all(
     with Interrupt(quiet=not ranks.first) if ranks.size > 1 else nullcontext() as interrupt:
         for turn in range(0, len(batches), ranks.size):
             own = batches[turn + ranks.rank :][:1]  # none where the last turn is short
-            written = [write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk) for rows in own]
+            written = [write(model, plan, rows, settings, seed, allow_unk, watch) for rows in own]
             of_ranks = ranks.collect((written, interrupt is not None and interrupt.requested))
             for batch, _ in of_ranks:
                 yield from batch
@@ -93,8 +104,16 @@ def write_all(
                 raise KeyboardInterrupt
 
 
-def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed: int, allow_unk: bool) -> list[dict]:
-    """What ``--json`` prints of the texts of these indices."""
+def write(
+    model: SamplingModel,
+    plan: Plan,
+    rows: range,
+    settings: dict,
+    seed: int,
+    allow_unk: bool,
+    watch: Callable[[Sequence[int], Sequence[int]], None] | None = None,
+) -> list[dict]:
+    """What ``--json`` prints of the texts of these indices; ``watch``: see :func:`write_all`."""
     from textgan.sampling.stops import StopStrings
 
     jobs, tokenizer = plan.jobs(rows), model.tokenizer
@@ -103,6 +122,8 @@ def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed
     if settings["stop_strings"]:
         stop = StopStrings(settings["stop_strings"], tokenizer.decode)
         text_of = stop.text
+    if watch is not None:
+        stop = partial(_watched, watch, stop)
     options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, "stop": stop}
     options |= {name: value for name, value in settings.items() if name != "stop_strings"}
     before = None
@@ -130,6 +151,14 @@ def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed
             | ({} if plan.latents is None else {"latents": plan.latents})
         )
     return records
+
+
+def _watched(watch: Callable, stop: Callable | None, prompt: Sequence[int], ids: Sequence[int]) -> bool:
+    """What ``stop`` says of the text so far; where it goes on, it is shown to ``watch``."""
+    ended = stop is not None and stop(prompt, ids)
+    if not ended:
+        watch(prompt, ids)
+    return ended
 
 
 def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[Sample]:

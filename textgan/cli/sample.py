@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from textgan.cli.latent import NAMES, TASKS, drawn_latents, latent_options, load
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
 from textgan.cli.sampling_options import SETTINGS, checked, sampling_options, with_defaults_of
-from textgan.cli.streaming import Shown, check_alone
+from textgan.cli.streaming import Shown, answer_lines, check_alone
 from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--lines", is_flag=True, help="One text a line, as `textgan score` reads it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--stream", is_flag=True, help="Show each token as it is written, one text after the other.")
+@click.option("--chat", is_flag=True, help="Continue each line of standard input at once, until its end or Ctrl-C.")
 @click.option("--output", type=click.Path(), metavar="FILE", help="Write there, all or nothing, instead of printing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @latent_options
@@ -63,6 +65,7 @@ def sample(
     lines: bool,
     as_json: bool,
     stream: bool,
+    chat: bool,
     output: str | None,
     device: str,
     **options: object,
@@ -86,13 +89,18 @@ def sample(
     with joined(where, "run the same command again: the same seed gives the same texts") as ranks:
         check_output(lines=lines, as_json=as_json, output=output)
         asked = {name: options.pop(name) for name in NAMES}
+        if chat:
+            others = {"--stream": stream, "-n": num_samples, "--prompt": prompt, "--prompts": prompts}
+            check_alone("--chat", others, "continues each line of standard input once, as it is written")
+            stream = True
         if stream:
+            mode = "--chat" if chat else "--stream"
             others = {"--json": as_json, "--output": output, "--batch-size": batch_size}
-            check_alone("--stream", others, "shows texts one by one as they are written")
+            check_alone(mode, others, "shows texts one by one as they are written")
             tasks = {f"--{name}": asked[name] for name in TASKS}
-            check_alone("--stream", tasks, "is for texts of prompts and free ones")
+            check_alone(mode, tasks, "is for texts of prompts and free ones")
             if ranks.size > 1:
-                raise UserError("--stream shows what one process writes: leave torchrun away")
+                raise UserError(f"{mode} shows what one process writes: leave torchrun away")
         # Standard input can be read by one of them.
         given = ranks.first_does(lambda: given_prompts(prompt, prompts))
         request = ranks.first_does(lambda: read_request(asked, prompted=bool(given)))
@@ -103,7 +111,7 @@ def sample(
         batch_size = batch_size or rows_that_fit(model.generator)
         settings = with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
         if stream and settings["num_beams"] > 1:
-            raise UserError(f"--stream, but the {settings['num_beams']} beams are open to the end: give --num-beams 1")
+            raise UserError(f"{mode}, but the {settings['num_beams']} beams are open to the end: give --num-beams 1")
         fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
         if request.task:
             from textgan.cli.latent_plans import latent_plan
@@ -119,6 +127,14 @@ def sample(
         beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
         told = [plan.told] if plan.told else []
         say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
+        if chat:
+            write_all_of = partial(
+                write_all, model, settings=settings, seed=seed, allow_unk=allow_unk, batch_size=1, ranks=ranks
+            )
+            answer_lines(
+                model, plan, write_all_of, lambda: Shown(model.tokenizer, settings["stop_strings"], lines=lines)
+            )
+            return
         if n > plan.per_search and fixed and not plan.draws_latents:
             say(f"note: nothing is drawn at these settings: the {n} {plan.repeats} are the same")
         if (settings["max_new_tokens"] or 0) > model.generator.block_size:

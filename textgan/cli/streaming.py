@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
+from textgan.cli.output import say
+from textgan.cli.writing import Job, Plan
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
     from textgan.data.tokenizer import Tokenizer
+    from textgan.training.checkpoint import SamplingModel
 
 
 class Shown:
@@ -53,6 +59,44 @@ class Shown:
 
     def _form(self, text: str) -> str:
         return " ".join(text.splitlines()) if self._lines else text
+
+
+def answer_lines(
+    model: SamplingModel, plan: Plan, write_all: Callable[..., Iterator[list[dict]]], new_shown: Callable[[], Shown]
+) -> None:
+    """Shows the continuation of each line of standard input, until its end or Ctrl-C; says which cannot be continued.
+
+    Args:
+        model: what writes.
+        plan: one for single texts; line i is written with the random numbers of text i.
+        write_all: :func:`textgan.cli.writing.write_all` of this model, given a plan and who watches.
+        new_shown: what shows a text.
+    """
+    from textgan.data.prompts import encode_prompt
+
+    lines = sys.stdin.buffer
+    shown = new_shown()
+    try:
+        for number in itertools.count():
+            if lines.isatty():
+                click.echo("> ", nl=False, err=True)
+            line = lines.readline()
+            if not line:
+                return
+            try:
+                text = line.decode().rstrip("\r\n")
+                ids = encode_prompt(model.tokenizer, text, block_size=model.generator.block_size, name="this line")
+            except UnicodeDecodeError:
+                say("this line: not UTF-8")
+                continue
+            except UserError as error:
+                say(str(error))
+                continue
+            job, shown = Job({"prompt": text}, number, ids), new_shown()
+            for records in write_all(plan=replace(plan, total=1, jobs=lambda rows, job=job: [job]), watch=shown.grow):
+                click.echo(shown.rest(records), nl=False)
+    except KeyboardInterrupt:
+        shown.break_off()
 
 
 def check_alone(option: str, others: dict[str, object], why: str) -> None:

@@ -112,7 +112,7 @@ def sample(
         settings = with_defaults_of(model.path, ctx, settings, commanded | ({"temperature"} if greedy else set()))
         if stream and settings["num_beams"] > 1:
             raise UserError(f"{mode}, but the {settings['num_beams']} beams are open to the end: give --num-beams 1")
-        fixed = settings["num_beams"] > 1 or settings["temperature"] == 0
+        fixed = settings["num_beams"] > 1 or bool(settings["penalty_alpha"]) or settings["temperature"] == 0
         if request.task:
             from textgan.cli.latent_plans import latent_plan
 

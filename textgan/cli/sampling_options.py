@@ -19,6 +19,7 @@ SETTINGS = (
     "typical_p",
     "repetition_penalty",
     "no_repeat_ngram_size",
+    "penalty_alpha",
     "num_beams",
     "max_new_tokens",
     "min_new_tokens",
@@ -70,6 +71,13 @@ OPTIONS = (
         "--no-repeat-ngram-size", type=click.IntRange(min=0), help="Never write the same N tokens twice; 0 is off."
     ),
     click.option(
+        "--penalty-alpha",
+        type=click.FloatRange(0, 1),
+        callback=finite,
+        help="Above 0: contrastive search. Of the --top-k likeliest tokens the one that is likely, and unlike what was "
+        "said before, which counts this much; such as 0.6 with --top-k 4.",
+    ),
+    click.option(
         "--num-beams",
         type=click.IntRange(min=1),
         default=1,
@@ -105,12 +113,13 @@ def checked(options: dict, commanded: set[str]) -> dict:
     from textgan.sampling.settings import without_effect
 
     sampling = {name: options[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
+    sampling["penalty_alpha"] = options["penalty_alpha"]
     way, ignored = without_effect(num_beams=options["num_beams"], **sampling)
     for name in ignored:
         if name in commanded:
             flag = f"--{name.replace('_', '-')}"
-            cause = "--num-beams" if options["num_beams"] > 1 else "--temperature 0"
-            if "temperature" not in commanded and not options["temperature"]:
+            cause = {"beam search": "--num-beams", "contrastive search": "--penalty-alpha"}.get(way, "--temperature 0")
+            if way == "greedy decoding" and "temperature" not in commanded:
                 cause += " (the default here)"
             raise UserError(f"{cause} is {way}, which draws nothing: {flag} has no effect on it; leave one away")
     fewest, most = options["min_new_tokens"] or 0, options["max_new_tokens"]
@@ -140,4 +149,7 @@ def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded
                 settings = settings | {name: options[name].process_value(ctx, value)}
             except click.BadParameter as error:
                 raise UserError(f"{path}: `{name}: {value}`: {error.message}") from None
-    return checked(settings, commanded)
+    settings = checked(settings, commanded)
+    if settings["penalty_alpha"] and (settings["top_k"] or 0) < 2:
+        raise UserError("--penalty-alpha chooses among candidates: give --top-k 2 or more, such as --top-k 4")
+    return settings

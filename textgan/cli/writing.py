@@ -167,7 +167,7 @@ def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[S
 
     from textgan.sampling.decode import generate
 
-    draws = options["temperature"] > 0 and options["num_beams"] == 1
+    draws = options["temperature"] > 0 and options["num_beams"] == 1 and not options["penalty_alpha"]
     # Rows that are drawn together read streams that follow each other.
     for _, group in groupby(enumerate(jobs), key=lambda numbered: draws and numbered[1].stream - numbered[0]):
         together = [job for _, job in group]

@@ -14,6 +14,7 @@ from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.ops.packed_linear import packed
 from textgan.sampling.beam import beam_search, best_of
 from textgan.sampling.context import Context, check_choice
+from textgan.sampling.contrastive import contrastive_search
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
 from textgan.sampling.settings import check_settings
@@ -60,6 +61,7 @@ def generate(
     typical_p: float | None = None,
     repetition_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None,
+    penalty_alpha: float | None = None,
     num_beams: int = 1,
     num_return_sequences: int = 1,
     banned_ids: Sequence[int] = (),
@@ -95,6 +97,8 @@ def generate(
         typical_p: in (0, 1]; 1 or None is off.
         repetition_penalty: above 0; 1 or None is off.
         no_repeat_ngram_size: 0 or None is off.
+        penalty_alpha: in [0, 1]; above 0 is contrastive search among ``top_k`` candidates, which draws nothing; see
+            :mod:`textgan.sampling.contrastive`. 0 or None is off.
         num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
         num_return_sequences: of beam search, how many texts each prompt gets: its best beams.
         banned_ids: never chosen.
@@ -122,9 +126,19 @@ def generate(
         "typical_p": typical_p,
     }
     check_settings(
-        generator, prompts, max_new_tokens, min_new_tokens, num_beams, num_return_sequences, batch_size, warp
+        generator,
+        prompts,
+        max_new_tokens,
+        min_new_tokens,
+        penalty_alpha,
+        num_beams,
+        num_return_sequences,
+        batch_size,
+        warp,
     )
     _check_latents(generator, latents, len(prompts))
+    contrastive = num_beams == 1 and bool(penalty_alpha)
+    read_at_once = min(top_k, generator.vocab_size) if contrastive else num_beams  # rows that each text takes
     penalize = partial(
         _penalties,
         eos_id=eos_id,
@@ -134,8 +148,8 @@ def generate(
         banned_ids=banned_ids,
     )
     samples = []
-    rows_at_once = max(1, batch_size // num_beams)
-    with _decoding(generator, rows_at_once * num_beams):
+    rows_at_once = max(1, batch_size // read_at_once)
+    with _decoding(generator, rows_at_once * read_at_once):
         for start in range(0, len(prompts), rows_at_once):
             batch = [list(prompt) for prompt in prompts[start : start + rows_at_once]]
             limits = [generator.block_size - len(prompt) for prompt in batch]
@@ -147,15 +161,18 @@ def generate(
                     z = generator.latents(seed, first_index + start, len(batch))
                 else:
                     z = latents[start : start + len(batch)]
-                context = generator.context(rows, z, room=max(limits), pad_id=eos_id)
+                context = generator.context(rows, z, room=max(limits), pad_id=eos_id, keep_states=contrastive)
             else:
-                context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
+                context = open_context(generator, rows, room=max(limits), pad_id=eos_id, keep_states=contrastive)
             limits = torch.tensor(limits, device=context.ids.device)
             stops = None if stop is None else partial(_of_row, stop, batch)
             common = {"eos_id": eos_id, "penalize": penalize, "stops": stops}
             if num_beams > 1:
                 found = beam_search(context, limits, num_beams=num_beams, **common)
                 batch, written = best_of(found, batch, num_return_sequences)
+            elif contrastive:
+                search = {"top_k": top_k, "penalty_alpha": penalty_alpha, "block_size": generator.block_size}
+                written = contrastive_search(context, limits, **search, **common)
             else:
                 choose = _greedy
                 if temperature > 0:

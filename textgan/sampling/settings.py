@@ -9,11 +9,17 @@ from textgan.sampling.mixture import Mixture, NgramGenerator
 NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 
-def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:
+def without_effect(
+    *, num_beams: int, temperature: float, penalty_alpha: float | None = None, **filters: float | None
+) -> tuple[str | None, list[str]]:
     """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
-    active = [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
+    active = ["temperature"] if temperature != 1 else []
+    active += [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
     if num_beams > 1:
-        return "beam search", [*(["temperature"] if temperature != 1 else []), *active]
+        return "beam search", [*active, *(["penalty_alpha"] if penalty_alpha else [])]
+    if penalty_alpha:
+        return "contrastive search", [name for name in active if name != "top_k"]
+    active = [name for name in active if name != "temperature"]
     return ("greedy decoding", active) if temperature == 0 else (None, [])
 
 
@@ -22,6 +28,7 @@ def check_settings(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | None,
     min_new_tokens: int | None,
+    penalty_alpha: float | None,
     num_beams: int,
     num_return_sequences: int,
     batch_size: int,
@@ -50,9 +57,15 @@ def check_settings(
     for name in ("top_p", "min_p", "typical_p"):
         if warp[name] is not None and not 0 <= warp[name] <= 1:
             raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
-    way, ignored = without_effect(num_beams=num_beams, **warp)
+    if penalty_alpha is not None and not 0 <= penalty_alpha <= 1:
+        raise ValueError(f"`penalty_alpha={penalty_alpha}` must be between 0 and 1")
+    way, ignored = without_effect(num_beams=num_beams, penalty_alpha=penalty_alpha, **warp)
     if ignored:
         raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
+    if penalty_alpha and (warp["top_k"] or 0) < 2:
+        raise ValueError(f"`penalty_alpha={penalty_alpha}` needs `top_k` of at least 2, to choose from")
+    if penalty_alpha and isinstance(generator, NgramGenerator):
+        raise ValueError("contrastive search compares states, and an n-gram model has none")
     longest = max((len(prompt) for prompt in prompts), default=0)
     if longest >= generator.block_size:
         raise ValueError(

@@ -121,10 +121,11 @@ def sample(
         else:
             n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
             plan = _plan(model, given, n, beams=settings["num_beams"])
+        of_beams = ("num_beams", "num_beam_groups")
         shown = [
-            f"{name} {value}" for name, value in settings.items() if value not in (None, ()) and name != "num_beams"
+            f"{name} {value}" for name, value in settings.items() if value not in (None, ()) and name not in of_beams
         ]
-        beams = [f"num_beams {settings['num_beams']}"] if settings["num_beams"] > 1 else []
+        beams = [f"{name} {settings[name]}" for name in of_beams if settings[name] > 1]
         told = [plan.told] if plan.told else []
         say(f"{model.path}, step {model.step}: {', '.join([*told, *shown, *beams, f'seed {seed}'])}")
         if chat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ SETTINGS = (
     "no_repeat_ngram_size",
     "penalty_alpha",
     "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
     "max_new_tokens",
     "min_new_tokens",
     "stop_strings",
@@ -84,6 +87,18 @@ OPTIONS = (
         help="Above 1: beam search for the likeliest text instead of drawing.",
     ),
     click.option(
+        "--num-beam-groups",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Above 1: diverse beam search; the beams work in so many groups, each kept away from those before it.",
+    ),
+    click.option(
+        "--diversity-penalty",
+        type=click.FloatRange(min=0),
+        callback=finite,
+        help="Of groups of beams: what a token costs, in nats, for each beam of earlier groups that takes it too.",
+    ),
+    click.option(
         "--max-new-tokens",
         type=click.IntRange(min=1),
         help="Cut after this many.  [default: as many as the model can read]",
@@ -133,6 +148,8 @@ def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded
     """The settings, those not given on the command line as the checkpoint's ``generation.yaml`` has them."""
     import yaml
 
+    from textgan.sampling.settings import wrong_groups
+
     path = folder / "generation.yaml"
     options = {param.name: param for param in ctx.command.params}
     try:
@@ -152,4 +169,13 @@ def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded
     settings = checked(settings, commanded)
     if settings["penalty_alpha"] and (settings["top_k"] or 0) < 2:
         raise UserError("--penalty-alpha chooses among candidates: give --top-k 2 or more, such as --top-k 4")
+    of_groups = {"num_beam_groups", "diversity_penalty"}
+    if settings["num_beams"] == 1 and not of_groups & commanded:
+        settings |= {"num_beam_groups": 1, "diversity_penalty": None}
+    if wrong := wrong_groups(settings["num_beams"], settings["num_beam_groups"], settings["diversity_penalty"]):
+        raise UserError(re.sub("num_beam_groups|num_beams|diversity_penalty", _as_option, wrong))
     return settings
+
+
+def _as_option(name: re.Match) -> str:
+    return f"--{name[0].replace('_', '-')}"

@@ -63,6 +63,8 @@ def generate(
     no_repeat_ngram_size: int | None = None,
     penalty_alpha: float | None = None,
     num_beams: int = 1,
+    num_beam_groups: int = 1,
+    diversity_penalty: float | None = None,
     num_return_sequences: int = 1,
     banned_ids: Sequence[int] = (),
     seed: int = 0,
@@ -100,6 +102,8 @@ def generate(
         penalty_alpha: in [0, 1]; above 0 is contrastive search among ``top_k`` candidates, which draws nothing; see
             :mod:`textgan.sampling.contrastive`. 0 or None is off.
         num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
+        num_beam_groups: above 1 is diverse beam search; divides ``num_beams``.
+        diversity_penalty: above 0, of groups; see :mod:`textgan.sampling.beam`. 0 or None without groups.
         num_return_sequences: of beam search, how many texts each prompt gets: its best beams.
         banned_ids: never chosen.
         seed: of the random numbers, 0 to 2**128 - 1.
@@ -132,6 +136,8 @@ def generate(
         min_new_tokens,
         penalty_alpha,
         num_beams,
+        num_beam_groups,
+        diversity_penalty,
         num_return_sequences,
         batch_size,
         warp,
@@ -168,7 +174,14 @@ def generate(
             stops = None if stop is None else partial(_of_row, stop, batch)
             common = {"eos_id": eos_id, "penalize": penalize, "stops": stops}
             if num_beams > 1:
-                found = beam_search(context, limits, num_beams=num_beams, **common)
+                found = beam_search(
+                    context,
+                    limits,
+                    num_beams=num_beams,
+                    num_beam_groups=num_beam_groups,
+                    diversity_penalty=diversity_penalty,
+                    **common,
+                )
                 batch, written = best_of(found, batch, num_return_sequences)
             elif contrastive:
                 search = {"top_k": top_k, "penalty_alpha": penalty_alpha, "block_size": generator.block_size}

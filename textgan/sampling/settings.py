@@ -23,6 +23,20 @@ def without_effect(
     return ("greedy decoding", active) if temperature == 0 else (None, [])
 
 
+def wrong_groups(num_beams: int, num_beam_groups: int, diversity_penalty: float | None) -> str | None:
+    """What is wrong with these settings of diverse beam search; None: nothing, or it is off."""
+    given = f"num_beam_groups {num_beam_groups}"
+    if diversity_penalty and num_beam_groups == 1:
+        return f"diversity_penalty {diversity_penalty} has no effect without num_beam_groups above 1"
+    if num_beam_groups > 1 and num_beams == 1:
+        return f"{given} has no effect without beams: give num_beams, a multiple of it"
+    if num_beams % num_beam_groups:
+        return f"{given} must divide num_beams {num_beams}, so that groups are alike"
+    if num_beam_groups > 1 and not (diversity_penalty or 0) > 0:
+        return f"{given} needs a diversity_penalty above 0, such as 1: else all groups find the same"
+    return None
+
+
 def check_settings(
     generator: Generator | Mixture | NgramGenerator,
     prompts: Sequence[Sequence[int]],
@@ -30,6 +44,8 @@ def check_settings(
     min_new_tokens: int | None,
     penalty_alpha: float | None,
     num_beams: int,
+    num_beam_groups: int,
+    diversity_penalty: float | None,
     num_return_sequences: int,
     batch_size: int,
     warp: dict[str, float | None],
@@ -38,6 +54,7 @@ def check_settings(
     for name, value in (
         ("max_new_tokens", max_new_tokens),
         ("num_beams", num_beams),
+        ("num_beam_groups", num_beam_groups),
         ("num_return_sequences", num_return_sequences),
         ("batch_size", batch_size),
     ):
@@ -47,6 +64,8 @@ def check_settings(
         raise ValueError(f"`min_new_tokens={min_new_tokens}` must not be negative")
     if max_new_tokens is not None and (min_new_tokens or 0) > max_new_tokens:
         raise ValueError(f"`min_new_tokens={min_new_tokens}` is above `max_new_tokens={max_new_tokens}`")
+    if wrong := wrong_groups(num_beams, num_beam_groups, diversity_penalty):
+        raise ValueError(wrong)
     if num_return_sequences > num_beams:
         raise ValueError(
             f"`num_return_sequences={num_return_sequences}` must be at most `num_beams={num_beams}`: a prompt has "

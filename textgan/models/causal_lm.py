@@ -109,8 +109,7 @@ class CausalLM(nn.Module):
         """Logits (B, T, V), or (M, V) of the M columns ``at``; as ``Generator.forward``, without conditions."""
         _refuse(condition)
         x = self._states(tokens, left_pad=left_pad, cache=cache)
-        x = x if at is None else x[at]
-        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
+        return self.logits(x if at is None else x[at])
 
     def nll(
         self, tokens: Tensor, targets: Tensor, *, at: Tensor, condition: None = None, reduction: str = "none"
@@ -119,10 +118,23 @@ class CausalLM(nn.Module):
         states = self.states(tokens, at=at, condition=condition)
         return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
 
-    def states(self, tokens: Tensor, *, at: Tensor, condition: None = None) -> Tensor:
-        """What the output layer reads of the M columns ``at``, (M, D), row by row."""
+    def states(
+        self,
+        tokens: Tensor,
+        *,
+        at: Tensor | None = None,
+        left_pad: Tensor | None = None,
+        cache: CausalCache | None = None,
+        condition: None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D), or (M, D) of the M columns ``at``, row by row."""
         _refuse(condition)
-        return self._states(tokens)[at]
+        x = self._states(tokens, left_pad=left_pad, cache=cache)
+        return x if at is None else x[at]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D), packed weights or not."""
+        return F.linear(states, *self.output_layer) if self.packed_output is None else self.packed_output(states)
 
     @property
     def output_layer(self) -> tuple[Tensor, Tensor]:

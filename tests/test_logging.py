@@ -357,6 +357,6 @@ def test_config_sections_are_flat_in_the_table():
     assert flat["generator.n_embd"] == CONFIG.generator.n_embd
     assert not any(isinstance(value, dict) for value in flat.values())
     sections = [name for name, field in Config.model_fields.items() if type_of(field).section]
-    off = {"adversarial", "vae", "latent_gan", "classifier"} & set(sections)
+    off = {"adversarial", "adapter", "vae", "latent_gan", "classifier"} & set(sections)
     assert off <= set(flat)
     assert not set(flat) & set(sections) - off

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from textgan.configfile import load_config
 from textgan.errors import UserError
@@ -64,8 +65,8 @@ def test_compiled_blocks_train_alike(config, phase, compiled, tmp_path):
     assert all(cache is None for _, _, cache in calls)
 
 
-def test_without_a_compiler_nothing_begins(monkeypatch, tmp_path):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/c++",))
-    with pytest.raises(UserError, match="compile=true needs a C\\+\\+ compiler"):
+def test_without_a_compiler_nothing_begins(tmp_path):
+    missing = inductor_config.patch({"cpp.cxx": ("/nowhere/c++",)})
+    with missing, pytest.raises(UserError, match="compile=true needs a C\\+\\+ compiler"):
         run.train(load_config(CONFIGS / "smoke.yaml", ["compile=true"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

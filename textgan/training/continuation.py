@@ -16,6 +16,7 @@ from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.generator import Generator
 from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
+from textgan.training.conditioning import mean_targets, read_batch
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_phase
@@ -114,7 +115,8 @@ def train_on(
     with run.progress("continued", total=budget["steps"], done=step - start) as progress:
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
-            found = update(run, learner, run.train.batch(plan.indices(step - start)).to(run.device), lr, step - start)
+            batch = read_batch(run, plan.indices(step - start), "g", step - start)
+            found = update(run, learner, batch, lr, step - start)
             step += 1
             progress.advance()
             if step % config.log_every == 0 or step == end:
@@ -172,7 +174,7 @@ def rate(run: Experiment, done: int, schedule_steps: int) -> float:
 def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int) -> dict[str, Tensor]:
     """One update by the MLE gradient; returns scalars to log."""
     settings = run.config.adversarial
-    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    tokens = settings.batch_size * mean_targets(run)
     set_lr(learner.optimizer, lr)
     seed_dropout(run.config.seed, "g", done, *run.ranks.stream)
     learner.generator.train()
@@ -229,5 +231,5 @@ def seconds_a_step(run: Experiment, parent: Generator) -> float:
     for k in range(skipped + timed):
         if k == skipped:
             began = seconds_on(run.device)
-        update(run, learner, run.train.batch(plan.indices(k)).to(run.device), run.config.adversarial.lr, k)
+        update(run, learner, read_batch(run, plan.indices(k), "g", k), run.config.adversarial.lr, k)
     return (seconds_on(run.device) - began) / timed

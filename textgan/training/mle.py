@@ -11,6 +11,7 @@ from textgan.data.dataset import batch_plan
 from textgan.models.generator import Generator
 from textgan.training.building import build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
+from textgan.training.conditioning import read_parts
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finish import finish_arm
 from textgan.training.objectives import mle_loss
@@ -31,7 +32,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     compile_blocks(config, generator)
     optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
-    tokens = plan.mean_tokens
+    tokens = plan.mean_tokens * (int(run.train.counted.sum()) / int(run.train.lengths.sum()))
     selection = Selection(settings.patience)
     step = 0
     if resumed:
@@ -56,12 +57,12 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
             optimizer.zero_grad()
             loss, seen = 0.0, 0
             drawn = plan.indices(step)
-            for rows in drawn.split(-(-len(drawn) // settings.accumulate)):
-                batch = run.train.batch(run.ranks.own(rows)).to(run.device)
+            size = -(-len(drawn) // settings.accumulate)
+            for rows, batch in zip(drawn.split(size), read_parts(run, drawn, size, "mle", step), strict=True):
                 with run.autocast():
-                    part = mle_loss(generator, batch, tokens) * bool(run.ranks.counted(len(rows)))
+                    part = mle_loss(generator, batch.to(run.device), tokens) * bool(run.ranks.counted(len(rows)))
                 part.backward()
-                loss, seen = loss + part.detach(), seen + int(run.train.lengths[rows].sum())
+                loss, seen = loss + part.detach(), seen + int(run.train.counted[rows].sum())
             (loss,) = run.ranks.add_up(generator, loss)
             norm = clip_gradients(generator, settings.grad_clip)
             optimizer.step()

@@ -127,12 +127,12 @@ def gather_scores(critique: Critique, n: int, ranks: Ranks) -> Critique:
 
 def split(batch: Batch, size: int) -> list[Batch]:
     """``batch`` as micro-batches of at most ``size`` texts."""
-    return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
+    return [batch.map(lambda x, k=k: x[k : k + size]) for k in range(0, len(batch.ids), size)]
 
 
 def share(batch: Batch, ranks: Ranks) -> Batch:
     """This rank's rows of a batch that is the same on all."""
-    return Batch(ranks.own(batch.ids), ranks.own(batch.lengths))
+    return batch.map(ranks.own)
 
 
 def _real_columns(lengths: Tensor, width: int) -> Tensor:

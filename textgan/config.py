@@ -220,7 +220,6 @@ class Config(Section):
             raise ValueError(f"{given}: a VAE writes from its latent alone; drop the `vae` section, or give none")
         if game is None:
             return
-        raise ValueError(f"{given}: the adversarial phase knows no conditions; drop the `adversarial` section")
         if game.estimator == "soft":
             raise ValueError(
                 f"{given} needs an estimator that reads hard tokens back; adversarial.estimator=soft does not: take "

@@ -1,5 +1,7 @@
 """Small pretrained models, as transformers saves them: what tests put in the place of a hub."""
 
+import shutil
+
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -30,6 +32,38 @@ def save_tokenizer(tokenizer, folder, **special):
     from transformers import PreTrainedTokenizerFast
 
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+def save_bert(folder, *, texts=None, max_position_embeddings=130):
+    """A random BERT with word pieces of the texts (default: stories), saved in ``folder``."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    pieces = word_piece(texts or stories())
+    BertTokenizerFast(tokenizer_object=pieces).save_pretrained(folder)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(1)
+    config = BertConfig(vocab_size=pieces.get_vocab_size(), max_position_embeddings=max_position_embeddings, **shape)
+    noisy(BertModel(config)).save_pretrained(folder)
+
+
+def as_on_the_hub(monkeypatch, root, **models):
+    """From here on these names are those of models of the hub, with the files of the folders."""
+    for name, folder in models.items():
+        place = root / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, place / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    forget_pretrained()
+
+
+def forget_pretrained():
+    """A name may stand for another model now."""
+    from textgan.training.pretrained import find_pretrained, pretrained_weights
+
+    find_pretrained.cache_clear()
+    pretrained_weights.cache_clear()
 
 
 def noisy(model, scale=0.1, seed=0):

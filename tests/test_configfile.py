@@ -117,7 +117,7 @@ discriminator: 4
         "x.yaml:3: unknown key `mle.lrr`; did you mean `mle.lr`?",
         "override `mle.warmup=3`: unknown key `mle.warmup`; did you mean `mle.warmup_steps`?",
         "x.yaml:10: `adversarial.loss=hing` must be one of non_saturating, hinge, ",
-        "x.yaml:8: unknown key `lr`; did you mean `mle.lr`, `adversarial.lr`, `vae.lr` or `latent_gan.lr`?",
+        "x.yaml:8: unknown key `lr`; did you mean `mle.lr`, `adversarial.lr`, `vae.lr`, `latent_gan.lr` or ",
         "override `train=1`: unknown key `train`; allowed: name, seed, ",
     ]
     for start in expected:

@@ -228,7 +228,7 @@ def test_a_pattern_is_a_source_and_a_split(tmp_path):
         load_corpus(tmp_path / "nothing.*")
 
 
-@pytest.mark.parametrize("source", ["stories", "lstm-oracle", "nltk:brown"])
+@pytest.mark.parametrize("source", ["lstm-oracle", "nltk:brown"])
 def test_labels_of_texts_without_fields_are_refused(source):
     with pytest.raises(UserError, match=f"texts of {source} have no field 'genre' for a label"):
         load_corpus(source, label="genre")

@@ -337,7 +337,13 @@ def test_the_layout_has_one_metric_a_chart_and_only_known_tags(folder):
     RunLogger(folder, config=CONFIG).close("finished")
     (event,) = read(folder).Tensors("custom_scalars__config__")
     found = Layout.FromString(event.tensor_proto.string_val[0])
-    assert [category.title for category in found.category] == ["Diversity", "Quality", "VAE", "GAN health"]
+    assert [category.title for category in found.category] == [
+        "Diversity",
+        "Quality",
+        "VAE",
+        "Classifier",
+        "GAN health",
+    ]
     patterns = [tag for category in found.category for chart in category.chart for tag in chart.multiline.tag]
     assert len(patterns) == sum(len(charts) for charts in layout().values())
     known = list(TAGS) + [f"{group}/{name}" for name in METRICS for group in ("quality", "diversity")]
@@ -351,6 +357,6 @@ def test_config_sections_are_flat_in_the_table():
     assert flat["generator.n_embd"] == CONFIG.generator.n_embd
     assert not any(isinstance(value, dict) for value in flat.values())
     sections = [name for name, field in Config.model_fields.items() if type_of(field).section]
-    off = {"adversarial", "vae", "latent_gan"} & set(sections)
+    off = {"adversarial", "adapter", "vae", "latent_gan", "classifier"} & set(sections)
     assert off <= set(flat)
     assert not set(flat) & set(sections) - off

@@ -1,15 +1,28 @@
 """Cheaper arithmetic: eight bits against torch's own dynamic quantisation and hand-made rounding; what it costs."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from torch import nn
 
 from tests.pretrained_models import noisy
+from textgan.analysis.precision import measured, set_precision
+from textgan.cli.sample import sample
+from textgan.configfile import load_config
+from textgan.data.corpus import load_corpus
 from textgan.models.generator import Generator
 from textgan.ops.int8 import Int8Linear, quantize_
 from textgan.ops.packed_linear import Linear, packed
 from textgan.sampling.decode import generate
+from textgan.training import run
+from textgan.training.checkpoint import load_for_sampling
+
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 
 
 def test_a_layer_is_that_of_torchs_dynamic_quantisation():
@@ -81,3 +94,75 @@ def test_packing_leaves_it_as_it_is():
         with packed(ours, 2):
             assert torch.equal(ours(ids), expected)
         assert torch.equal(ours(ids), expected)
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    small = ["threads=1", "mle.max_steps=30", "mle.lr=0.01", "data.size=300", "evaluation.samples=4"]
+    small += ["evaluation.final_samples=4", "adversarial=none"]
+    run.train(load_config(SMOKE, small), root / "run")
+    run.train(load_config(SMOKE, [*small, "generator.kind=lstm"]), root / "lstm")
+    return root
+
+
+def texts_of(folder, *options):
+    result = CliRunner().invoke(sample, [str(folder), "-n", "20", "--json", *options])
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_cheaper_samples_are_of_nearly_the_same_model(trained, precision):
+    exact, _ = texts_of(trained / "run")
+    cheap, told = texts_of(trained / "run", "--precision", precision)
+    first = {record["text"]: record["log_prob"] for record in exact}
+    same = [(record["log_prob"], first[record["text"]]) for record in cheap if record["text"] in first]
+    assert len(same) > 2
+    gap = max(abs(a - b) for a, b in same)
+    assert (gap < 1e-4) if precision == "float32" else (1e-4 < gap < 1)
+    assert ("nats a token)" in told) == (precision != "float32")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_loss_that_is_told_is_that_of_dev_texts(trained, precision):
+    model = load_for_sampling(trained / "run")
+    data = load_config(trained / "run" / "config.yaml").data
+    texts = load_corpus(data.source, **data.model_dump(exclude={"source", "too_long"})).dev
+    rows = [[0, *model.tokenizer.encode(text), 0] for text in texts]
+
+    def nll():
+        kind = model.generator.wte.weight.dtype
+        with torch.no_grad():
+            losses = [
+                F.cross_entropy(
+                    model.generator(torch.tensor([row[:-1]]))[0].float(), torch.tensor(row[1:]), reduction="sum"
+                )
+                for row in rows
+            ]
+        assert kind == (torch.bfloat16 if precision == "bfloat16" and cheaper else torch.float32)
+        return float(sum(losses)) / sum(len(row) - 1 for row in rows)
+
+    cheaper = False
+    exact, loss = nll(), measured(load_for_sampling(trained / "run"), precision)
+    cheaper = True
+    set_precision(model, precision)
+    assert loss.texts == len(texts)
+    assert loss.exact == pytest.approx(exact, abs=1e-5)
+    assert loss.cheap == pytest.approx(nll(), abs=5e-3)  # inputs are rounded by the range of a batch
+    assert abs(loss.cheap - loss.exact) < 0.1
+    assert loss.cheap != loss.exact
+
+
+def test_what_cannot_be_is_refused_and_what_is_not_there_is_said(trained, tmp_path):
+    result = CliRunner().invoke(sample, [str(trained / "lstm"), "--precision", "int8"])
+    assert "--precision int8 is for Transformers" in str(result.exception)
+    shutil.copytree(trained / "run", tmp_path / "run")
+    for path in (tmp_path / "run").rglob("config.yaml"):
+        path.write_text(path.read_text().replace("source: stories", "source: gone.txt"))
+    _, told = texts_of(tmp_path / "run", "--precision", "int8")
+    assert "note: what int8 costs in likelihood is not known: " in told
+    assert "gone.txt" in told

@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tests.commands import invoke
 from tests.kills import Killed, everything
-from tests.pretrained_models import save_gpt2, save_llama
+from tests.pretrained_models import forget_pretrained, save_gpt2, save_llama
+from textgan.analysis.export import export
 from textgan.cli.sample import sample
 from textgan.cli.train import train as train_command
 from textgan.configfile import load_config
@@ -16,7 +19,7 @@ from textgan.errors import UserError
 from textgan.training import run
 from textgan.training.checkpoint import arms, load_for_sampling
 from textgan.training.experiment import Experiment
-from textgan.training.pretrained import find_pretrained, find_tokenizer, pretrained_weights
+from textgan.training.pretrained import pretrained_weights
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS = """
@@ -47,18 +50,13 @@ def config_of(tmp_path, model, *overrides):
     return load_config(path, overrides)
 
 
-def forget():
-    for cached in (find_pretrained, find_tokenizer, pretrained_weights):
-        cached.cache_clear()
-
-
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def trained(request, models, tmp_path_factory, no_waiting_for_the_disk):
     """A run from a pretrained model, whose folder is gone when it is over."""
     root = tmp_path_factory.mktemp(request.param)
     shutil.copytree(models / request.param, root / "model")
     results = run.train(config_of(root, root / "model"), root / "run")
-    forget()
+    forget_pretrained()
     shutil.rmtree(root / "model")
     return root / "run", results
 
@@ -119,6 +117,64 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(models, tmp_path, monkeyp
     assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("adapter", ["lora", "adalora"])
+def test_low_rank_adapters_alone_are_trained_and_folded_in(models, tmp_path, monkeypatch, kind, adapter):
+    """From the pretrained model to a folder for transformers, killed on the way; the base stays what it was."""
+    settings = [f"adapter.kind={adapter}", "adversarial.kl_weight=0.1", "adversarial.mle_weight=1"]
+    if adapter == "adalora":
+        settings += ["adapter.init_r=4", "adapter.target_r=2"]
+    config = config_of(tmp_path, models / kind, *settings)
+    results = run.train(config, tmp_path / "whole")
+    assert results["phases"]["mle"]["metrics"]["nll"] != results["phases"]["pretrained"]["metrics"]["nll"]
+    saving, count = Experiment.save, 0
+
+    def deadly(self, name, **kwargs):
+        nonlocal count
+        count += 1
+        if count in (4, 9):
+            raise Killed
+        return saving(self, name, **kwargs)
+
+    monkeypatch.setattr(Experiment, "save", deadly)
+    for k in range(2):
+        with pytest.raises(Killed):
+            run.train(config, tmp_path / "killed", resume=k > 0)
+    run.train(config, tmp_path / "killed", resume=True)
+    assert everything(tmp_path / "killed") == everything(tmp_path / "whole")
+
+    kept = tmp_path / "whole" / "checkpoints" / "adversarial"
+    adapted = load_file(kept / "adapter.safetensors")
+    assert all("lora" in name or name.startswith(("ln_f", "logit", "opening")) or "keep" in name for name in adapted)
+    base, theirs = load_file(kept / "model.safetensors"), pretrained_weights(str(models / kind))
+    for name, tensor in base.items():
+        rows = theirs[name][: len(tensor)]
+        assert torch.equal(rows, tensor), name
+
+    export(tmp_path / "whole", "hf", tmp_path / "out")
+    ours, merged = load_for_sampling(tmp_path / "whole"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(20)[None] * 7
+    opening = ids.masked_fill(ids == 0, merged.config.bos_token_id)
+    with torch.no_grad():
+        expected = ours.generator(ids.masked_fill(ids == 0, ours.tokenizer.eos_id))
+        torch.testing.assert_close(merged(opening).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_other_adapters_are_for_gpt2s_layers(models, tmp_path):
+    for kind in ("bottleneck", "prefix", "prompt"):
+        with pytest.raises(
+            UserError, match=f"adapter.kind={kind} is for GPT-2's layers; a LlamaModel takes lora or adalora"
+        ):
+            run.train(config_of(tmp_path, models / "llama", f"adapter.kind={kind}"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    run.train(config_of(tmp_path, models / "gpt2", "adapter.kind=prefix", "adversarial=none"), tmp_path / "prefix")
+    with pytest.raises(UserError, match=r"cannot be folded .*give --format safetensors"):
+        export(tmp_path / "prefix", "hf", tmp_path / "out")
+    export(tmp_path / "prefix", "safetensors", tmp_path / "kept")
+    texts = [invoke(sample, tmp_path / name, "-n", 2, "--lines").stdout for name in ("prefix", "kept")]
+    assert texts[0] == texts[1]
+
+
 def test_the_pretrained_model_itself_can_be_the_parent(models, tmp_path):
     results = run.train(config_of(tmp_path, models / "gpt2", "mle=none"), tmp_path / "run")
     assert list(results["phases"])[:2] == ["mle", "adversarial"]
@@ -136,7 +192,7 @@ def test_what_cannot_be_loaded_leaves_nothing_behind(models, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(models / "gpt2", broken)
     (broken / "model.safetensors").write_bytes(b"broken")
-    forget()
+    forget_pretrained()
     with pytest.raises(UserError, match="broken cannot be loaded"):
         run.train(config_of(tmp_path, broken), tmp_path / "run")
     assert not (tmp_path / "run").exists()

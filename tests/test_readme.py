@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from torch.distributed.run import get_args_parser
 
 from tests.benchmarks import vae_remedies
+from tests.pretrained_models import as_on_the_hub, save_bert, save_gpt2
 from textgan.cli.main import SHARED, cli
 from textgan.config import Config
 from textgan.configfile import load_config
@@ -60,6 +61,10 @@ GAN = ["adversarial.max_steps=2", "adversarial.batch_size=8", "adversarial.d_pre
 def shrunk(words: list[str]) -> list[str]:
     """The words of a `textgan train` command with overrides that make it small, and no step option."""
     config, overrides = words[2], [*SMALL]
+    if "configs/classifier/" in config:
+        return [*words[1:3], "threads=1", "data.size=300", "classifier.max_steps=2", "evaluation.every=1", *words[3:]]
+    if "configs/pretrained/" in config:
+        overrides = [line for line in SMALL if not line.startswith(("generator", "discriminator"))]
     overrides += [] if "mle=none" in words else MLE
     if "configs/vae/" in config:
         overrides += VAE + (LATENT_GAN if "latent_gan" in config else [])
@@ -83,9 +88,11 @@ def desk(tmp_path_factory):
     stories = load_grammar("en").sample_many(16, seed=5)
     for name, part in (("stories", stories[:4]), ("failed", stories[4:10]), ("managed", stories[10:16])):
         (folder / f"{name}.txt").write_text("\n".join(part) + "\n")
+    save_gpt2(folder / "gpt2")
+    save_bert(folder / "bert")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("quickstart", "vae/stories", "vae/latent_gan"):
+        for name in ("quickstart", "vae/stories", "vae/latent_gan", "classifier/stories"):
             command = ["textgan", "train", f"configs/{name}.yaml"]
             result = CliRunner().invoke(cli, shrunk(command), catch_exceptions=False)
             assert result.exit_code == 0, result.output
@@ -100,9 +107,12 @@ def test_the_readme_has_the_two_commands():
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS + SHOWN))
-def test_command_runs(desk, monkeypatch, command):
+def test_command_runs(desk, tmp_path, monkeypatch, command):
     monkeypatch.chdir(desk)
     words = shlex.split(command)
+    if "configs/pretrained/" in command:  # of a hub that is not here
+        models = {"gpt2": desk / "gpt2", "bert-base-uncased": desk / "bert"}
+        as_on_the_hub(monkeypatch, tmp_path / "hub", **models)
     if "samples.txt" in words and words[1] == "score":
         (desk / "samples.txt").write_text("A cat sat .\nThe 3 cats sat on mat 3 .\n")
     elif "samples.txt" in words:
@@ -110,7 +120,7 @@ def test_command_runs(desk, monkeypatch, command):
     if words[1] == "train":
         arguments = shrunk(words)
         if not {"--run", "--dry-run"} & set(words):
-            arguments += ["--run", f"runs/again-{Path(words[2]).stem}"]
+            arguments += ["--run", f"runs/again-{Path(words[2]).parent.name}-{Path(words[2]).stem}"]
     elif words[1] == "evaluate" and "--list-protocols" not in words:
         arguments = [*words[1:], "-n", "60", "--samplers", "temperature=0.9,1", "--iw-samples", "2"]
     elif words[1] == "certify":

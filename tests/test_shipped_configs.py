@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrained_models import save_gpt2
+from tests.pretrained_models import as_on_the_hub, save_bert, save_gpt2
 from textgan.configfile import describe_config, dump_config, load_config
 from textgan.training import run
 
@@ -37,6 +37,8 @@ def test_the_promised_configs_are_there():
         "vae/smoke.yaml",
         "vae/latent_gan.yaml",
         "pretrained/gpt2.yaml",
+        "pretrained/gpt2_lora.yaml",
+        "classifier/stories.yaml",
     } <= names
 
 
@@ -56,15 +58,16 @@ def test_names_are_all_different():
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    """A small model in the place of the hub's."""
-    folder = tmp_path_factory.mktemp("models") / "gpt2"
-    save_gpt2(folder)
-    return folder
+def models(tmp_path_factory):
+    """Small models, for the names of a hub."""
+    folder = tmp_path_factory.mktemp("models")
+    save_gpt2(folder / "gpt2")
+    save_bert(folder / "bert")
+    return {"gpt2": folder / "gpt2", "bert-base-uncased": folder / "bert"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_config_trains_for_two_steps(path, tmp_path, gpt2):
+def test_config_trains_for_two_steps(path, tmp_path, models, monkeypatch):
     overrides = ["threads=1", "evaluation.samples=4", "evaluation.final_samples=4", "data.size=300"]
     overrides += ["evaluation.iw_samples=2", "evaluation.final_iw_samples=2"]
     config = load_config(path)
@@ -74,8 +77,8 @@ def test_config_trains_for_two_steps(path, tmp_path, gpt2):
             texts.write_text("\n".join(f"A {key} of {i} red buses and a cat on street {i % 9} ." for i in range(150)))
             overrides.append(f"data.{key}={texts}")
     if config.generator.init_from:
-        overrides.append(f"generator.init_from={gpt2}")
-    phases = [phase for phase in ("mle", "adversarial", "vae", "latent_gan") if getattr(config, phase)]
+        as_on_the_hub(monkeypatch, tmp_path / "hub", **models)
+    phases = [phase for phase in ("mle", "adversarial", "vae", "latent_gan", "classifier") if getattr(config, phase)]
     overrides += [line for phase in phases for line in (f"{phase}.max_steps=2", f"{phase}.batch_size=8")]
     steps = 2 * len(phases)
     if config.adversarial:
@@ -88,8 +91,9 @@ def test_config_trains_for_two_steps(path, tmp_path, gpt2):
         steps += pretrain
     results = run.train(load_config(path, overrides), tmp_path / "run")
     assert results["phases"][phases[-1]]["step"] == steps
+    score = {"classifier": "cross_entropy"}
     likely = [phase for phase in results["phases"] if phase != "latent_gan"]  # which has no likelihood
-    assert all(math.isfinite(results["phases"][phase]["metrics"]["nll"]) for phase in likely)
+    assert all(math.isfinite(results["phases"][phase]["metrics"][score.get(phase, "nll")]) for phase in likely)
 
 
 def test_vae_configs_train_the_model_that_they_are_compared_with():

@@ -279,12 +279,13 @@ def test_each_player_is_moved_by_its_own_step_only(whole, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("phase, log_every", [("mle", 1), ("mle", 100), ("adversarial", 100)])
 def test_divergence_stops_with_the_evidence_and_the_way_back(tmp_path, monkeypatch, phase, log_every):
-    module, name = {"mle": (mle, "mle_loss"), "adversarial": (adversarial_steps, "gan_loss")}[phase]
+    module, name = {"mle": (mle, "mle_loss_and_nll"), "adversarial": (adversarial_steps, "gan_loss")}[phase]
     real, calls = getattr(module, name), []
 
     def broken(*args, **kwargs):
         calls.append(1)
-        return real(*args, **kwargs) * (float("nan") if len(calls) >= 5 else 1.0)
+        found, scale = real(*args, **kwargs), float("nan") if len(calls) >= 5 else 1.0
+        return tuple(x * scale for x in found) if isinstance(found, tuple) else found * scale
 
     monkeypatch.setattr(module, name, broken)
     with pytest.raises(TrainingDiverged) as error:

@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from textgan.configadapter import Adapter
 from textgan.configbase import NotNegative, Positive, Rate, Section, Share
+from textgan.configclassifier import Classifier
+from textgan.configfinetune import Finetune
 from textgan.configlatent import LatentGan
 from textgan.confignets import Discriminator, Generator, Tokenizer
 from textgan.configphases import MLE, Adversarial
@@ -50,8 +53,9 @@ class Data(Section):
     )
     label: str | None = Field(
         None,
-        description="name of the field (jsonl, csv, hf) that holds a text's class or source, by which pictures of "
-        "latent vectors are coloured; none: the file's name where there are several. Training never sees it",
+        description="name of the field (jsonl, csv, hf) that holds a text's class or source, or of what an embedded "
+        "story tells (luck, hero, weather ...); pictures of latent vectors are coloured by it, and a `classifier` "
+        "learns it. None: the file's name where there are several",
     )
     encoding: str = Field("utf-8", description="character encoding of the files")
     size: Positive = Field(20000, description="number of texts drawn from an embedded grammar or oracle")
@@ -151,6 +155,14 @@ class Config(Section):
     data: Data = Data()
     tokenizer: Tokenizer = Tokenizer()
     generator: Generator = Generator()
+    adapter: Adapter | None = Field(
+        None,
+        description="what alone is trained of the generator, in the phases `mle` and `adversarial`, while its other "
+        "weights stay frozen; none: all of it is trained",
+    )
+    finetune: Finetune = Field(
+        Finetune(), description="how the generator's weights move in the phases `mle` and `adversarial`"
+    )
     discriminator: Discriminator = Discriminator()
     encoder: Encoder = Encoder()
     mle: MLE | None = Field(
@@ -164,6 +176,11 @@ class Config(Section):
     )
     latent_gan: LatentGan | None = Field(
         None, description="the phase that trains a GAN on the codes of the VAE of this run; none: skip"
+    )
+    classifier: Classifier | None = Field(
+        None,
+        description="train a classifier of texts by data.label instead: `encoder`, or a pretrained one, with a linear "
+        "layer; needs mle: none; none: off",
     )
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
@@ -179,8 +196,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _phases(self):
+        if self.classifier is not None:
+            self._check_classifier()
+            return self
         if self.mle is None and self.adversarial is None and self.vae is None:
-            raise ValueError("nothing to train: give a `mle`, an `adversarial` or a `vae` section")
+            raise ValueError("nothing to train: give a `mle`, an `adversarial`, a `vae` or a `classifier` section")
         if self.latent_gan is not None and self.vae is None:
             raise ValueError(
                 "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
@@ -188,8 +208,11 @@ class Config(Section):
         self._check_pretrained()
         if self.data.condition is not None:
             self._check_pairs()
+        self._check_finetune()
         if self.vae is not None:
             self._check_vae()
+        if self.adapter is not None:
+            self._check_adapter()
         if self.adversarial is not None:
             if self.mle is None and self.adversarial.init_from is None and self.generator.init_from is None:
                 raise ValueError(
@@ -234,6 +257,27 @@ class Config(Section):
             raise ValueError(
                 f"{given}: fakes continue the conditions of their own batch, so old ones fit none; set "
                 f"adversarial.replay_batches=0, not {game.replay_batches}"
+            )
+
+    def _check_classifier(self) -> None:
+        others = [name for name in ("mle", "adversarial", "vae", "latent_gan") if getattr(self, name) is not None]
+        if others:
+            off = ", ".join(f"{name}=none" for name in others)
+            raise ValueError(f"a run with a `classifier` section trains that alone: set {off}")
+        idle = [
+            "generator",
+            "finetune",
+            "discriminator",
+            *(["tokenizer", "encoder"] if self.classifier.init_from else []),
+        ]
+        changed = [name for name in idle if getattr(self, name) != type(getattr(self, name))()]
+        if changed:
+            why = "which brings its encoder and tokenizer" if self.classifier.init_from else "which reads texts alone"
+            raise ValueError(f"{', '.join(changed)}: without effect beside this `classifier`, {why}; leave it away")
+        if self.data.too_long != "drop":
+            raise ValueError(
+                f"data.too_long={self.data.too_long}: without effect for a classifier, which cuts texts at "
+                "classifier.block_size; leave it away"
             )
 
     def _check_vae(self) -> None:
@@ -282,6 +326,59 @@ class Config(Section):
                 f"generator.init_from={self.generator.init_from} beside a `vae` section that starts anew; give a `mle` "
                 "section and vae.init_from=mle, or leave generator.init_from away"
             )
+
+    def _check_finetune(self) -> None:
+        if self.finetune != Finetune() and self.mle is None and self.adversarial is None:
+            raise ValueError(
+                "finetune is of the phases `mle` and `adversarial`, and there is neither: leave `finetune` away, or "
+                "give one of them"
+            )
+        if self.finetune.label_smoothing and self.mle is None and not self.adversarial.mle_weight:
+            raise ValueError(
+                f"finetune.label_smoothing={self.finetune.label_smoothing} is of the MLE loss, of which "
+                "adversarial.mle_weight=0 leaves nothing: leave the former away, or raise the latter"
+            )
+        if (self.finetune.l1 or self.finetune.l2 or self.finetune.l2_sp) and self.adapter is not None:
+            raise ValueError(
+                "finetune.l1, l2 and l2_sp hold the generator's own matrices, which an adapter freezes: leave them "
+                "away, or `adapter`"
+            )
+        if self.finetune.unfreeze_every and self.adversarial and self.adversarial.continuation == "seconds":
+            raise ValueError(
+                "adversarial.continuation=seconds times an update, and finetune.unfreeze_every makes updates dearer as "
+                "they go: give adversarial.continuation=steps or tokens"
+            )
+        if self.finetune.unfreeze_every and self.adapter is not None and self.adapter.kind == "adalora":
+            raise ValueError(
+                "adapter.kind=adalora weighs the updates of all layers against each other, which finetune."
+                "unfreeze_every lets begin one after the other: leave the latter away, or take kind: lora"
+            )
+        if self.finetune.freeze and self.adapter is not None:
+            raise ValueError(
+                "finetune.freeze beside an adapter, which freezes all but itself: leave finetune.freeze away, and say "
+                "by adapter.targets and adapter.train_also what trains"
+            )
+
+    def _check_adapter(self) -> None:
+        if self.generator.kind == "lstm":
+            raise ValueError(
+                f"adapter.kind={self.adapter.kind} is for Transformers, not generator.kind=lstm; leave it away"
+            )
+        if self.vae is not None:
+            raise ValueError("a `vae` section trains the whole of its networks: leave `adapter` away, or `vae`")
+        if self.adapter.kind == "adalora":
+            phase = "mle" if self.mle is not None else "adversarial"
+            steps, options = getattr(self, phase).max_steps, self.adapter.options
+            if options["tinit"] + options["tfinal"] >= steps:
+                raise ValueError(
+                    f"adapter.tinit={options['tinit']} and adapter.tfinal={options['tfinal']} leave no step of "
+                    f"{phase}.max_steps={steps} for ranks to fall in; lower them"
+                )
+
+    @property
+    def block_size(self) -> int:
+        """The longest row of tokens that the run's model reads."""
+        return self.classifier.block_size if self.classifier else self.generator.block_size
 
     @property
     def parent(self) -> tuple[str, str] | None:

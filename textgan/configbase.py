@@ -1,5 +1,6 @@
 """What every section of the config is made of: its base class and the types of its fields."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,3 +25,12 @@ def check_divisible(section: str, n_embd: int, n_head: int) -> None:
         below = n_embd // n_head * n_head
         choices = f"{below} or {below + n_head}" if below else f"{n_head}"
         raise ValueError(f"{section}.n_embd={n_embd} is not divisible by {section}.n_head={n_head}; try {choices}")
+
+
+def refuse_changed(section: Section, name: str, why: str, keys: Sequence[str]) -> None:
+    """Raise ValueError for those ``keys`` of section ``name`` that are set but have no effect because of ``why``."""
+    fields = type(section).model_fields
+    changed = [key for key in keys if getattr(section, key) != fields[key].default]
+    if changed:
+        told = ", ".join(f"{name}.{key}={getattr(section, key)}" for key in changed)
+        raise ValueError(f"{told}: without effect for {name}.{why}; leave {'it' if len(changed) == 1 else 'them'} away")

@@ -8,7 +8,9 @@ from textgan.configbase import Beta, NotNegative, Positive, Rate, Section, Share
 
 
 class Encoder(Section):
-    kind: Literal["transformer", "lstm"] = Field("transformer", description="architecture of the VAE's encoder")
+    kind: Literal["transformer", "lstm"] = Field(
+        "transformer", description="architecture of the encoder of a VAE or classifier"
+    )
     n_embd: Positive = Field(256, description="width (lstm: of the embedding)")
     dropout: Beta = Field(0.1, description="dropout (lstm: of the embedding)")
     n_layer: Positive = Field(2, description="Transformer blocks, or layers of the LSTM")

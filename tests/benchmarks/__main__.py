@@ -14,12 +14,13 @@ from pathlib import Path
 import click
 import torch
 
-from tests.benchmarks import adversarial, memory, metrics_races, mle, race, sampling
+from tests.benchmarks import adversarial, memory, metrics_races, mle, precision, race, sampling
 from tests.benchmarks.race import Race
 
 RACES: dict[str, Callable[[str], Iterator[Race]]] = {
     "mle": mle.races,
     "sampling": sampling.races,
+    "precision": precision.races,
     "adversarial": adversarial.races,
     "self_bleu": lambda device: metrics_races.races("self_bleu", bar=100.0),
     "bleu": lambda device: metrics_races.races("bleu", bar=None),
@@ -35,7 +36,10 @@ TOOLS = ("cost", "metrics", "suite", "vae_remedies")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--json", "as_json", is_flag=True)
 def main(names: tuple[str, ...], rounds: int, threads: int | None, device: str, as_json: bool) -> None:
-    """Race textgan against other libraries: all of mle, sampling, adversarial, self_bleu, bleu, memory, or NAMEs."""
+    """Race textgan against other libraries, or in other arithmetic.
+
+    All of mle, sampling, precision, adversarial, self_bleu, bleu, memory, or NAMEs.
+    """
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

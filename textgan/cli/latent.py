@@ -191,8 +191,6 @@ def load_model(source: str, device, request: Request) -> SamplingModel:
     if request.latent == "gan" and path != Path(source) and trained.is_dir():
         path = trained
     model = load_for_sampling(path, device)
-    # In float64 the rounding of the model cannot tip a draw: so the batch size never shows in the texts.
-    model.generator.double()
     generator = model.generator
     if not isinstance(generator, LatentGenerator):
         if request.needs_vae:

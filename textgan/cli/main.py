@@ -14,7 +14,7 @@ from textgan.threads import wait_briefly
 
 # Commands stand in textgan/cli/<name>.py under the same name. They import torch inside their functions, so that
 # `textgan --help` answers at once.
-COMMANDS = ("train", "sample", "score", "evaluate", "compare", "certify", "export", "data", "config")
+COMMANDS = ("train", "sample", "score", "evaluate", "compare", "certify", "classify", "export", "data", "config")
 SHARED = ("train", "sample", "evaluate")  # those that processes of torchrun do together
 
 wait_briefly()

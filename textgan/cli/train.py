@@ -12,11 +12,12 @@ STEPS = {
     "adversarial": ("max_steps",),
     "vae": ("max_steps", "pretrain_steps", "kl_ramp_steps"),
     "latent_gan": ("max_steps",),
+    "classifier": ("max_steps",),
 }
 
 
 @click.command(
-    short_help="Train as a config says: by likelihood, against a discriminator, or as a VAE.",
+    short_help="Train as a config says: by likelihood, against a critic, a VAE, a classifier.",
     epilog="Watch it with `tensorboard --logdir runs`; sample from it with `textgan sample RUN`.",
 )
 @click.argument("config_file", metavar="CONFIG", type=click.Path())
@@ -102,4 +103,5 @@ def train(
         else:
             report.print_results(results)
         shown = [shlex.quote(str(path)) for path in (folder, folder.parent)]
-        say("next: `textgan sample {}`, `tensorboard --logdir {}`".format(*shown))
+        use = "classify {} FILE" if config.classifier else "sample {}"
+        say(f"next: `textgan {use}`, `tensorboard --logdir {{}}`".format(*shown))

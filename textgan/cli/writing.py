@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,6 +53,7 @@ class Plan:
         closing: the last word on all records that were counted in.
         draws_latents: whether texts differ even where no token is drawn.
         repeats: what is alike where nothing is drawn.
+        per_search: how many texts, one behind the other, one beam search finds: its best. Their prompts are the same.
     """
 
     total: int
@@ -65,24 +67,36 @@ class Plan:
     closing: Callable[[], str] | None = None
     draws_latents: bool = False
     repeats: str = "texts of a prompt"
+    per_search: int = 1
 
 
 def write_all(
-    model: SamplingModel, plan: Plan, settings: dict, *, seed: int, allow_unk: bool, batch_size: int, ranks: Ranks
+    model: SamplingModel,
+    plan: Plan,
+    settings: dict,
+    *,
+    seed: int,
+    allow_unk: bool,
+    batch_size: int,
+    ranks: Ranks,
+    watch: Callable[[Sequence[int], Sequence[int]], None] | None = None,
 ) -> Iterator[list[dict]]:
     """Batches of what ``--json`` prints, in their order, on every rank; each rank writes one of them in turn.
+
+    ``watch`` is given the prompt and the ids written so far of a text, after every token; not of beams.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; with several ranks when the batches are done that they have in hand.
     """
     from textgan.training.interrupt import Interrupt
 
-    batches = [range(start, min(start + batch_size, plan.total)) for start in range(0, plan.total, batch_size)]
+    size = max(batch_size // plan.per_search, 1) * plan.per_search
+    batches = [range(start, min(start + size, plan.total)) for start in range(0, plan.total, size)]
     # A rank that left the others in the middle of a turn would be lost to them.
     with Interrupt(quiet=not ranks.first) if ranks.size > 1 else nullcontext() as interrupt:
         for turn in range(0, len(batches), ranks.size):
             own = batches[turn + ranks.rank :][:1]  # none where the last turn is short
-            written = [write(model, plan, rows, settings, seed=seed, allow_unk=allow_unk) for rows in own]
+            written = [write(model, plan, rows, settings, seed, allow_unk, watch) for rows in own]
             of_ranks = ranks.collect((written, interrupt is not None and interrupt.requested))
             for batch, _ in of_ranks:
                 yield from batch
@@ -90,20 +104,38 @@ def write_all(
                 raise KeyboardInterrupt
 
 
-def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed: int, allow_unk: bool) -> list[dict]:
-    """What ``--json`` prints of the texts of these indices."""
+def write(
+    model: SamplingModel,
+    plan: Plan,
+    rows: range,
+    settings: dict,
+    seed: int,
+    allow_unk: bool,
+    watch: Callable[[Sequence[int], Sequence[int]], None] | None = None,
+) -> list[dict]:
+    """What ``--json`` prints of the texts of these indices; ``watch``: see :func:`write_all`."""
+    from textgan.sampling.stops import StopStrings
+
     jobs, tokenizer = plan.jobs(rows), model.tokenizer
     banned = () if allow_unk or tokenizer.unk_id is None else (tokenizer.unk_id,)
-    options = {"seed": seed, "banned_ids": banned, **settings}
+    stop, text_of = None, lambda prompt, ids: tokenizer.decode([*prompt, *ids])
+    if settings["stop_strings"]:
+        stop = StopStrings(settings["stop_strings"], tokenizer.decode)
+        text_of = stop.text
+    if watch is not None:
+        stop = partial(_watched, watch, stop)
+    options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, "stop": stop}
+    options |= {name: value for name, value in settings.items() if name != "stop_strings"}
     before = None
     if jobs[0].before is not None:
         before = list(_decoded(model, [job._replace(z=job.before) for job in jobs], options))
     records = []
-    for i, (job, sample) in enumerate(zip(jobs, _decoded(model, jobs, options), strict=True)):
+    samples = _decoded(model, jobs[:: plan.per_search], options)
+    for i, (job, sample) in enumerate(zip(jobs, samples, strict=True)):
         record = {"index": rows[i], **job.fields}
         if before is not None:
-            record["before"] = tokenizer.decode(before[i].ids)
-        record["text"] = tokenizer.decode([*job.prompt, *sample.ids])
+            record["before"] = text_of((), before[i].ids)
+        record["text"] = text_of(job.prompt, sample.ids)
         record |= plan.compare(job, sample.ids)
         record["log_prob" if plan.latents is None else "log_prob_given_z"] = sample.log_prob
         records.append(
@@ -121,13 +153,21 @@ def write(model: SamplingModel, plan: Plan, rows: range, settings: dict, *, seed
     return records
 
 
+def _watched(watch: Callable, stop: Callable | None, prompt: Sequence[int], ids: Sequence[int]) -> bool:
+    """What ``stop`` says of the text so far; where it goes on, it is shown to ``watch``."""
+    ended = stop is not None and stop(prompt, ids)
+    if not ended:
+        watch(prompt, ids)
+    return ended
+
+
 def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[Sample]:
     """The samples of the jobs, in their order."""
     import torch
 
     from textgan.sampling.decode import generate
 
-    draws = options["temperature"] > 0 and options["num_beams"] == 1
+    draws = options["temperature"] > 0 and options["num_beams"] == 1 and not options["penalty_alpha"]
     # Rows that are drawn together read streams that follow each other.
     for _, group in groupby(enumerate(jobs), key=lambda numbered: draws and numbered[1].stream - numbered[0]):
         together = [job for _, job in group]
@@ -136,7 +176,7 @@ def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[S
             model.generator,
             [list(job.prompt) for job in together],
             eos_id=model.tokenizer.eos_id,
-            batch_size=len(together),
+            batch_size=len(together) * options["num_return_sequences"],
             first_index=together[0].stream,
             **latents,
             **options,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from textgan.data.named_corpora import ORACLES, Oracle, draw_texts, hf_texts, nltk_texts
+from textgan.data.named_corpora import GRAMMARS, ORACLES, Oracle, draw_texts, hf_texts, label_stories, nltk_texts
 from textgan.data.readers import is_readable, read_texts
 from textgan.errors import UserError
 
@@ -89,7 +89,7 @@ class Corpus:
 
     name: the source. fingerprint: SHA-256 (hex) of the texts of the splits, in order. oracle: the true
     distribution, for corpora drawn from one. labels: by split, of each text its class or source (None where it has
-    none); training never sees them. conditions: by split, what each text is written for; empty for free texts.
+    none); only classifiers see them. conditions: by split, what each text is written for; empty for free texts.
     """
 
     name: str
@@ -136,7 +136,8 @@ def load_corpus(
             the hash of the condition, so all texts of one condition are in one split: held-out pairs then ask for
             what training has never been told, and no continuation of theirs can have been learned by heart.
         format, field, label, condition, encoding, max_chars: how files are read, see `read_texts`; `label` and
-            `condition` are columns of Hugging Face data too.
+            `condition` are columns of Hugging Face data too, and `label` of an embedded grammar what its stories
+            remember, such as "luck".
         dedupe: drop later copies of a text (with its condition) from the source (the label of the first stays). Given
             splits keep theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
         lowercase: turn all texts to lower case first.
@@ -169,7 +170,11 @@ def load_corpus(
             report.formats[name] = report.formats.get(name, 0) + n
         return list(map(Row, reading.texts, reading.labels, reading.conditions))
 
-    if label is not None and (source in ORACLES or source.startswith("nltk:")):
+    def draw(n: int, split: str) -> list[Row]:
+        texts = draw_texts(oracle, n, seed, split)
+        return _unlabelled(texts) if label is None else label_stories(oracle, texts, label)
+
+    if label is not None and ((source in ORACLES and source not in GRAMMARS) or source.startswith("nltk:")):
         raise UserError(f"the texts of {source} have no field {label!r} for a label; leave data.label away")
     if condition is not None and (source in ORACLES or source.startswith("nltk:")):
         raise UserError(
@@ -180,7 +185,7 @@ def load_corpus(
         if size < 1:
             raise UserError(f"size={size} must be at least 1")
         oracle = ORACLES[source](oracle_length)
-        rows = _unlabelled(draw_texts(oracle, size, seed, "train"))
+        rows = draw(size, "train")
     elif source.startswith("nltk:"):
         rows = _clean(_unlabelled(nltk_texts(source.removeprefix("nltk:"))), report)
     elif source.startswith("hf:"):
@@ -214,7 +219,7 @@ def load_corpus(
     else:
         splits = {"train": rows, **given}
         for split, fraction in fractions.items():
-            drawn = _unlabelled(draw_texts(oracle, round(size * fraction), seed, split))
+            drawn = draw(round(size * fraction), split)
             drawn = _lower(drawn) if lowercase else drawn
             splits[split] = [row for row in drawn if row.pair not in first]
             report.kept_out += len(drawn) - len(splits[split])

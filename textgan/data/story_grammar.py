@@ -64,7 +64,29 @@ class StoryGrammar:
 
     def derivations(self, text: str) -> list[float]:
         """Log-probability in nats of each way to tell exactly `text`. A story of the embedded grammars has one."""
-        found: list[float] = []
+        return [value for value, _ in self._ways(text)]
+
+    def features(self, text: str) -> Context:
+        """What is remembered at the end of a story: `luck` -> "good", `hero` -> "Mia"; empty for what is none."""
+        return next((dict(context) for _, context in self._ways(text)), {})
+
+    def feature_names(self) -> list[str]:
+        """The names that `features` can have, sorted."""
+        names, pending, seen = set(), [self.root], set()
+        while pending:
+            node = pending.pop()
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, Say):
+                pending.append(node.next)
+            else:
+                names |= {name for branch in node.branches for name in branch.binds}
+                pending += [branch.next for branch in node.branches]
+        return sorted(names)
+
+    def _ways(self, text: str) -> list[tuple[float, Context]]:
+        found: list[tuple[float, Context]] = []
         _match(self.root, {}, text, 0, 0.0, found)
         return found
 
@@ -160,8 +182,10 @@ def _text(part: str | Mention, context: Context) -> str:
     return text[:1].upper() + text[1:] if part.capital else text
 
 
-def _match(node: Node, context: Context, text: str, at: int, log_prob: float, found: list[float]) -> None:
-    """Appends to `found` the log-probability of every way from `node` to the end that says exactly `text[at:]`."""
+def _match(
+    node: Node, context: Context, text: str, at: int, log_prob: float, found: list[tuple[float, Context]]
+) -> None:
+    """Appends to `found` every way from `node` to the end that says exactly `text[at:]`: log-probability, context."""
     while isinstance(node, Say):
         for part in node.parts:
             expected = _text(part, context)
@@ -171,7 +195,7 @@ def _match(node: Node, context: Context, text: str, at: int, log_prob: float, fo
         node = node.next
     if node is None:
         if at == len(text):
-            found.append(log_prob)
+            found.append((log_prob, context))
         return
     odds = _odds(node, context)
     for branch, value in zip(odds.branches, odds.log_probs, strict=True):

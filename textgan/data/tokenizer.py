@@ -18,7 +18,7 @@ from typing import Protocol
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from textgan.data.words import join_words, split_words
+from textgan.data.words import join_words, settled_words, split_words
 from textgan.errors import UserError
 
 EOS = "<|endoftext|>"
@@ -53,6 +53,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; ends of text are left out, unknown tokens read `<unk>`."""
+        ...
+
+    def settled(self, ids: Sequence[int]) -> str:
+        """The beginning of `decode(ids)` that stays as it is whatever ids follow."""
         ...
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -97,6 +101,10 @@ class LookupTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._join([piece for i, piece in zip(ids, self.tokens(ids), strict=True) if i != self.eos_id])
+
+    def settled(self, ids: Sequence[int]) -> str:
+        pieces = [piece for i, piece in zip(ids, self.tokens(ids), strict=True) if i != self.eos_id]
+        return self._join(pieces[: settled_words(pieces)] if self._join is join_words else pieces)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         _check_ids(ids, self.vocab_size)
@@ -173,13 +181,23 @@ class SubwordTokenizer:
         ids = [i for i in ids if i != self.eos_id]
         if not self._has_word_pieces:
             return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return join_words(self._words(ids))
+
+    def settled(self, ids: Sequence[int]) -> str:
+        if not self._has_word_pieces:
+            return self.decode(ids).rstrip("\ufffd")  # at the end a part of a character
+        words = self._words([i for i in ids if i != self.eos_id])[:-1]  # the last one may go on
+        return join_words(words[: settled_words(words)])
+
+    def _words(self, ids: Sequence[int]) -> list[str]:
+        """The words that word pieces make."""
         words: list[str] = []
         for piece in self.tokens(ids):
             if words and piece.startswith(_INSIDE) and piece != _INSIDE:
                 words[-1] += piece.removeprefix(_INSIDE)
             else:
                 words.append(piece)
-        return join_words(words)
+        return words
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The text of each id, of word pieces as the vocabulary has it; a part of a character reads `\\ufffd`."""

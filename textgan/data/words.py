@@ -127,6 +127,37 @@ def join_words(words: Sequence[str]) -> str:
     return "".join(pieces)
 
 
+def settled_words(words: Sequence[str]) -> int:
+    """How many of `words`, from the first on, `join_words` writes in the same way whatever words follow them all.
+
+    The spacing at dashes and quotation marks may hang on words to come; all after such a place waits with it.
+    """
+    double_open = single_open = False
+    for i, word in enumerate(words):
+        last, previous = i + 1 == len(words), words[i - 1] if i else ""
+        if word == "–" and last:
+            return i
+        if word in ("``", "''"):
+            spaceless = bool(previous) and (_is_cjk(previous[-1]) or previous in _TIGHT)
+            if double_open and word == "``" and not spaceless:  # closes if the marks turn out to open and close in turn
+                return i
+            double_open = not double_open and (word == "``" or spaceless)
+        elif word in ("'", "’"):
+            if last:
+                return i
+            after_word, following = previous[-1:].isalnum(), words[i + 1].lower()
+            if (after_word and following in _CLITICS) or word == "’":
+                continue
+            if following in _ELISIONS:
+                if single_open:
+                    return i
+            elif not single_open and (after_word or previous in _SENTENCE_MARKS):  # as many marks follow
+                return i
+            else:
+                single_open = not single_open
+    return len(words)
+
+
 def _glue_double_quotes(words: Sequence[str]) -> dict[int, tuple[bool, bool]]:
     """By place: whether the mark stands directly after the token before it, and before the one after it."""
     # NLTK tells an opening from a closing mark by the space before it, so where the marks stand alone (text

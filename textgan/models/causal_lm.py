@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgan.models.generator import check_cache_sizes, columns_read
-from textgan.models.transformer import embed_tokens
+from textgan.models.transformer import embed_tokens, needs_gradient, recomputed
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
-from textgan.ops.packed_linear import PackedLinear
+from textgan.ops.packed_linear import Linear, PackedLinear
 
 
 class CausalCache:
@@ -41,23 +41,33 @@ class CausalLM(nn.Module):
     another token.
     """
 
+    prefix = None  # adapters before the text are for our own layers; those in linear layers are for these, too
+    trained: frozenset[str] | None = None  # as the generator's
     packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
-    def __init__(self, base: nn.Module, head: nn.Linear | None, block_size: int):
+    def __init__(self, base: nn.Module, head: nn.Linear | None, block_size: int, gradient_checkpointing: bool = False):
         """
         Args:
             base: the decoder, without output layer.
             head: the output layer; None: the table of the embeddings is.
             block_size: the most columns that are read.
+            gradient_checkpointing: compute layers again on the way back rather than keep what they made.
         """
         super().__init__()
         self.base, self.head, self.block_size = base, head, block_size
+        for module in base.modules():
+            if type(module) is nn.Linear:  # so that it can be packed and adapted, as ours
+                module.__class__ = Linear
+                module.register_module("delta", None)
         table = base.get_input_embeddings().weight
         self.vocab_size, self.n_embd = table.shape
         self.n_layer = base.config.num_hidden_layers
         self.register_buffer("logit_scale", torch.ones(()))
         self.register_buffer("logit_bias", torch.zeros(self.vocab_size))
         self.register_buffer("opening", torch.zeros(self.n_embd))
+        if gradient_checkpointing:
+            for block in self.blocks:
+                block.forward = _Recomputed(block)
 
     @property
     def device(self) -> torch.device:
@@ -99,8 +109,7 @@ class CausalLM(nn.Module):
         """Logits (B, T, V), or (M, V) of the M columns ``at``; as ``Generator.forward``, without conditions."""
         _refuse(condition)
         x = self._states(tokens, left_pad=left_pad, cache=cache)
-        x = x if at is None else x[at]
-        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
+        return self.logits(x if at is None else x[at])
 
     def nll(
         self, tokens: Tensor, targets: Tensor, *, at: Tensor, condition: None = None, reduction: str = "none"
@@ -109,10 +118,23 @@ class CausalLM(nn.Module):
         states = self.states(tokens, at=at, condition=condition)
         return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
 
-    def states(self, tokens: Tensor, *, at: Tensor, condition: None = None) -> Tensor:
-        """What the output layer reads of the M columns ``at``, (M, D), row by row."""
+    def states(
+        self,
+        tokens: Tensor,
+        *,
+        at: Tensor | None = None,
+        left_pad: Tensor | None = None,
+        cache: CausalCache | None = None,
+        condition: None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D), or (M, D) of the M columns ``at``, row by row."""
         _refuse(condition)
-        return self._states(tokens)[at]
+        x = self._states(tokens, left_pad=left_pad, cache=cache)
+        return x if at is None else x[at]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D), packed weights or not."""
+        return F.linear(states, *self.output_layer) if self.packed_output is None else self.packed_output(states)
 
     @property
     def output_layer(self) -> tuple[Tensor, Tensor]:
@@ -156,6 +178,23 @@ class CausalLM(nn.Module):
     def num_parameters(self) -> int:
         """Number of trained values; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
+
+
+class _Recomputed:
+    """The forward pass of a layer with gradient checkpointing.
+
+    The library's own (``gradient_checkpointing_enable``) is for models that know it, and for training mode alone, while
+    an adversarial gradient is taken without dropout.
+    """
+
+    def __init__(self, block: nn.Module):
+        self.block = block
+
+    def __call__(self, *args, **kwargs):
+        forward = type(self.block).forward
+        if needs_gradient(self.block, *args):
+            return recomputed(forward, self.block, *args, **kwargs)
+        return forward(self.block, *args, **kwargs)
 
 
 def _refuse(condition: object) -> None:

@@ -1,7 +1,7 @@
 """Critics: networks that score how real a text looks. They read token ids or probability vectors.
 
-Both ignore strictly what follows a text's end: neither values nor gradients reach past `lengths`.
-Within `textgan.models.transformer.differentiable_twice` both are, with respect to the embeddings: gradient penalties
+All ignore strictly what follows a text's end: neither values nor gradients reach past `lengths`.
+Within `textgan.models.transformer.differentiable_twice` all are, with respect to the embeddings: gradient penalties
 need it.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
+from textgan.models.bert import PretrainedEncoder, mean_state
 from textgan.models.transformer import (
     Block,
     Dropout,
@@ -34,7 +35,7 @@ class Critique(NamedTuple):
 
 
 class _Critic(nn.Module):
-    """What both kinds do with tokens; they differ in how they score embedded texts."""
+    """What all kinds do with tokens; they differ in how they score embedded texts."""
 
     def embed(self, tokens: Tensor | RelaxedTokens) -> Tensor:
         """Vectors (B, T, E) of ids (B, T) or probability vectors (B, T, V)."""
@@ -174,6 +175,34 @@ class CNNCritic(_Critic):
         gate = torch.sigmoid(gate)
         x = self.drop(gate * F.relu(new) + (1 - gate) * x)
         return Critique(self.head(x).view(B, S).mean(dim=-1), None)
+
+
+class EncoderCritic(_Critic):
+    """A pretrained encoder that scores every token in its context, and the text by the mean of its states."""
+
+    def __init__(self, encoder: PretrainedEncoder):
+        super().__init__()
+        self.vocab_size, self.block_size = encoder.vocab_size, encoder.block_size
+        self.encoder = encoder
+        self.sequence_head = nn.Linear(encoder.n_features, 1)
+        self.token_head = nn.Linear(encoder.n_features, 1)
+
+    @property
+    def wte(self) -> nn.Embedding:
+        return self.encoder.wte
+
+    def score(self, embeddings: Tensor, lengths: Tensor) -> Critique:
+        """Scores of embedded texts (B, T, E). The first `lengths` (B,) columns, at least one, are real."""
+        states, mask = self.encoder.states(embeddings, lengths)
+        tokens = self.token_head(states[:, 1:])[..., 0].masked_fill(~mask[:, 1:], 0.0)
+        return Critique(self.sequence_head(mean_state(states, mask))[:, 0], tokens)
+
+    def get_extra_state(self) -> str:
+        """The encoder's architecture: a checkpoint can be read without the place that the encoder came from."""
+        return self.encoder.architecture
+
+    def set_extra_state(self, state: str) -> None:
+        """Nothing: the encoder is built by the time that weights are filled in."""
 
 
 DISCRIMINATORS = {"transformer": TransformerCritic, "cnn": CNNCritic}

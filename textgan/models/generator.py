@@ -1,6 +1,7 @@
 """The generator: a Transformer decoder of GPT-2's exact shape that reads token ids or probability vectors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from textgan.models.transformer import (
     check_sizes,
     embed_tokens,
     init_weights,
+    needs_gradient,
+    recomputed,
 )
 from textgan.ops.linear_cross_entropy import linear_cross_entropy
 from textgan.ops.packed_linear import PackedLinear
@@ -27,8 +30,8 @@ class Condition(NamedTuple):
 
     shifts: an entry a layer, (B, D) or None, added to the input of that block at every column. The first is
         added to the token embeddings (Li et al. 2020, "embedding"). None: no layer has one.
-    memory: an entry a layer: one extra key and value, (B, H, 1, d) each, that every column may look at
-        (Li et al. 2020, "memory"). None: no layer has one.
+    memory: an entry a layer: extra keys and values, (B, H, n, d) each, that every column may look at
+        (Li et al. 2020, "memory", n = 1). None: no layer has any.
     """
 
     shifts: tuple[Tensor | None, ...] | None = None
@@ -61,7 +64,8 @@ class KVCache:
             generator.check_condition(condition, batch_size)
         self.batch_size, self.max_len, self.length = batch_size, max_len, 0
         self.condition = condition
-        memory = condition and condition.memory
+        memory = generator.memory(batch_size, condition)
+        self.n_memory = memory[0][0].size(2) if memory else 0
         self.layers = [LayerCache(max_len, memory and memory[i]) for i in range(generator.n_layer)]
 
     def select(self, rows: Tensor) -> None:
@@ -76,8 +80,14 @@ class Generator(nn.Module):
     """GPT-2: pre-LN blocks, learned positions, tanh-GELU, biases, output head tied to the token embedding.
 
     The buffer `logit_bias` (V,) is added to the logits; calibration puts the `<unk>` bias there, else zero.
+
+    Attributes:
+        prefix: None, or an adapter that gives keys and values to stand before every text; as those in the layers, see
+            :mod:`textgan.models.adapters`.
+        trained: names of the parameters that train where there is an adapter; None: all.
     """
 
+    trained: frozenset[str] | None = None
     packed_output: PackedLinear | None = None  # the output layer while weights are packed for decoding
 
     def __init__(
@@ -88,20 +98,35 @@ class Generator(nn.Module):
         n_head: int,
         n_embd: int,
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        gradient_checkpointing: bool = False,
     ):
-        """Raises ValueError for sizes below one, a width that does not split into heads, or a bad dropout."""
+        """
+        Args:
+            vocab_size, block_size, n_layer, n_head, n_embd: the shape.
+            dropout: of embeddings, attention weights and residual branches.
+            attention_dropout: of the attention weights; None: as `dropout`.
+            gradient_checkpointing: compute blocks again on the way back rather than keep what they made.
+
+        Raises:
+            ValueError: for sizes below one, a width that does not split into heads, or a bad dropout.
+        """
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
         super().__init__()
         check_sizes(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         check_heads(n_embd, n_head)
         check_dropout(dropout)
+        check_dropout(attention_dropout)
         self.vocab_size, self.block_size = vocab_size, block_size
         self.n_layer, self.n_head, self.n_embd, self.dropout = n_layer, n_head, n_embd, dropout
+        self.attention_dropout, self.gradient_checkpointing = attention_dropout, gradient_checkpointing
         self.wte = nn.Embedding(vocab_size, n_embd)
         self.wpe = nn.Embedding(block_size, n_embd)
         self.drop = Dropout(dropout)
-        self.h = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.h = nn.ModuleList(Block(n_embd, n_head, dropout, attention_dropout) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.register_buffer("logit_bias", torch.zeros(vocab_size))
+        self.register_module("prefix", None)
         init_weights(self, n_layer)
 
     @property
@@ -138,8 +163,7 @@ class Generator(nn.Module):
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
-        x = x if at is None else x[at]
-        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
+        return self.logits(x if at is None else x[at])
 
     def nll(
         self,
@@ -164,9 +188,22 @@ class Generator(nn.Module):
         states = self.states(tokens, at=at, condition=condition)
         return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
 
-    def states(self, tokens: Tensor, *, at: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the output layer reads of the M columns `at`, (M, D), row by row; see `nll` for the arguments."""
-        return self._states(tokens, condition=condition)[at]
+    def states(
+        self,
+        tokens: Tensor,
+        *,
+        at: Tensor | None = None,
+        left_pad: Tensor | None = None,
+        cache: KVCache | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D), or (M, D) of the M columns `at`, row by row; see `forward`."""
+        x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
+        return x if at is None else x[at]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D), packed weights or not."""
+        return F.linear(states, *self.output_layer) if self.packed_output is None else self.packed_output(states)
 
     @property
     def output_layer(self) -> tuple[Tensor, Tensor]:
@@ -188,8 +225,9 @@ class Generator(nn.Module):
             condition = cache.condition
         elif condition is not None:
             self.check_condition(condition, B)
-        shifts, memory = condition or (None, None)
-        shifts = shifts or (None,) * self.n_layer
+        shifts = (condition and condition.shifts) or (None,) * self.n_layer
+        memory = self.memory(B, condition) if cache is None else None
+        n_memory = cache.n_memory if cache is not None else memory[0][0].size(2) if memory else 0
 
         column = torch.arange(end, device=tokens.device)
         position, mask = column[start:], None
@@ -198,10 +236,10 @@ class Generator(nn.Module):
             # A padding column looks at itself: a softmax over nothing would be NaN.
             seen = (column >= left_pad[:, None, None]) | (column == column[start:, None])
             mask = (seen & (column <= column[start:, None]))[:, None]  # (B, 1, T, end)
-        elif T > 1 and (start or memory):
+        elif T > 1 and (start or n_memory):
             mask = column <= column[start:, None]  # (T, end)
-        if memory and mask is not None:
-            mask = F.pad(mask, (1, 0), value=True)  # every column looks at the memory
+        if n_memory and mask is not None:
+            mask = F.pad(mask, (n_memory, 0), value=True)  # every column looks at the memory
 
         x = embed_tokens(tokens, self.wte.weight) + self.wpe(position)
         for i, block in enumerate(self.h):
@@ -210,17 +248,28 @@ class Generator(nn.Module):
             if i == 0:
                 x = self.drop(x)
             layer = None if cache is None else cache.layers[i]
-            extra = memory[i] if memory and cache is None else None
+            extra = memory[i] if memory else None
             # Behind the compiler's back where there is a cache: it would compile for each of its lengths.
             call = block if cache is None else block.forward
+            if self.gradient_checkpointing and needs_gradient(block, x):
+                call = partial(recomputed, call)
             x = call(x, mask=mask, causal=mask is None and T > 1, cache=layer, start=start, memory=extra)
         if cache is not None:
             cache.length = end
         return self.ln_f(x)
 
+    def memory(self, batch_size: int, condition: Condition | None) -> tuple[Memory, ...] | None:
+        """What rows of this condition can look at before their first column, an entry a layer; None: nothing."""
+        if self.prefix is None:
+            return condition and condition.memory
+        return tuple(tuple(x.expand(batch_size, -1, -1, -1) for x in pair) for pair in self.prefix(self))
+
     def check_condition(self, condition: Condition, batch_size: int) -> None:
-        """Raises ValueError for a condition of another number of layers, rows or widths."""
-        heads = (batch_size, self.n_head, 1, self.n_embd // self.n_head)
+        """Raises ValueError for a condition of another number of layers, rows or widths, or memory beside a prefix."""
+        if condition.memory and self.prefix is not None:
+            raise ValueError("the generator has a prefix of its own, which leaves no place for a memory")
+        columns = condition.memory[0][0].size(2) if condition.memory else 1
+        heads = (batch_size, self.n_head, columns, self.n_embd // self.n_head)
         for name, entries in (("shifts", condition.shifts), ("memory", condition.memory)):
             if entries is not None and len(entries) != self.n_layer:
                 raise ValueError(f"the condition has {len(entries)} {name}, but `n_layer={self.n_layer}`")
@@ -242,7 +291,7 @@ class Generator(nn.Module):
             self.logit_bias.add_(bias)
 
     def num_parameters(self) -> int:
-        """Number of trained values; the tied head counts once."""
+        """Number of values in all parameters; the tied head counts once."""
         return sum(p.numel() for p in self.parameters())
 
 

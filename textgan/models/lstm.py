@@ -139,8 +139,7 @@ class LSTMGenerator(nn.Module):
                 a cache while gradients are on, a condition beside a cache, or one of another shape.
         """
         x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
-        x = x if at is None else x[at]
-        return F.linear(x, *self.output_layer) if self.packed_output is None else self.packed_output(x)
+        return self.logits(x if at is None else x[at])
 
     def nll(
         self,
@@ -165,9 +164,22 @@ class LSTMGenerator(nn.Module):
         states = self.states(tokens, at=at, condition=condition)
         return linear_cross_entropy(states, *self.output_layer, targets[at], reduction)
 
-    def states(self, tokens: Tensor, *, at: Tensor, condition: LSTMCondition | None = None) -> Tensor:
-        """What the output layer reads of the M columns `at`, (M, D), row by row; see `nll` for the arguments."""
-        return self._states(tokens, condition=condition)[at]
+    def states(
+        self,
+        tokens: Tensor,
+        *,
+        at: Tensor | None = None,
+        left_pad: Tensor | None = None,
+        cache: LSTMCache | None = None,
+        condition: LSTMCondition | None = None,
+    ) -> Tensor:
+        """What the output layer reads, (B, T, D), or (M, D) of the M columns `at`, row by row; see `forward`."""
+        x = self._states(tokens, left_pad=left_pad, cache=cache, condition=condition)
+        return x if at is None else x[at]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D), packed weights or not."""
+        return F.linear(states, *self.output_layer) if self.packed_output is None else self.packed_output(states)
 
     @property
     def output_layer(self) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,15 @@ The generator calls the blocks causally, the critics both ways. Names and layout
 move by a rename and a transpose.
 """
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from textgan.ops.packed_linear import Linear
 from textgan.ops.relaxed_tokens import RelaxedTokens
@@ -95,12 +98,27 @@ def attend(
     return (dropout(weights, dropout_p) if dropout_p else weights) @ v
 
 
+def recomputed(block: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """`block(*args, **kwargs)`, of which the arguments alone are kept: the way back computes it again.
+
+    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). The random numbers are the same again,
+    and what is drawn behind is what would have been drawn without.
+    """
+    return checkpoint(block, *args, use_reentrant=False, **kwargs)
+
+
+def needs_gradient(block: nn.Module, *inputs: Any) -> bool:
+    """Whether there is a way back through `block`: to tensors among its inputs, or to its parameters."""
+    given = (x for x in (*inputs, *block.parameters()) if isinstance(x, Tensor))
+    return torch.is_grad_enabled() and any(x.requires_grad for x in given)
+
+
 def differentiable_twice() -> AbstractContextManager:
     """Within, :func:`attend` makes what can be differentiated twice (gradient penalties); fused kernels cannot."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
-# A key and a value (B, H, 1, d) that stand before the first column of an attention layer.
+# Keys and values (B, H, n, d) that stand before the first column of an attention layer.
 Memory = tuple[Tensor, Tensor]
 
 
@@ -118,11 +136,11 @@ class LayerCache:
     def append(self, kv: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """All keys and values so far, (B, H, columns, d), after writing (B, T, 2, H, d) to columns from `start`."""
         B, T = kv.shape[:2]
-        first = 0 if self.memory is None else 1
+        first = 0 if self.memory is None else self.memory[0].size(2)
         if self.kv is None:
             self.kv = kv.new_empty(B, first + self.max_len, *kv.shape[2:])
             if self.memory is not None:
-                self.kv[:, :1] = torch.stack(self.memory).permute(1, 3, 0, 2, 4)
+                self.kv[:, :first] = torch.stack(self.memory).permute(1, 3, 0, 2, 4)
         end = first + start + T
         self.kv[:, end - T : end] = kv
         return split_heads(self.kv[:, :end])
@@ -134,20 +152,34 @@ class LayerCache:
             self.kv = self.kv.index_select(0, rows)
 
 
+class Recorder:
+    """Stands for a cache of a layer that has read nothing yet: keeps its keys and values with their gradient."""
+
+    def append(self, kv: Tensor, start: int) -> Memory:
+        self.memory: Memory = split_heads(kv)
+        return self.memory
+
+
 def split_heads(x: Tensor) -> tuple[Tensor, ...]:
     """The n parts (B, H, T, d) of (B, T, n, H, d), as views."""
     return x.permute(2, 0, 3, 1, 4).unbind()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection for queries, keys and values.
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    `adapter` is None, or a function of what it gives (see :mod:`textgan.models.adapters`); so in `MLP`.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`, which is that of the output."""
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
+        self.n_head = n_head
+        self.dropout = dropout if attention_dropout is None else attention_dropout
         self.c_attn = Linear(n_embd, 3 * n_embd)
         self.c_proj = Linear(n_embd, n_embd)
         self.resid_dropout = Dropout(dropout)
+        self.register_module("adapter", None)
 
     @property
     def cached_per_column(self) -> int:
@@ -160,7 +192,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None,
         causal: bool,
-        cache: LayerCache | None = None,
+        cache: LayerCache | Recorder | None = None,
         start: int = 0,
         memory: Memory | None = None,
     ) -> Tensor:
@@ -173,7 +205,8 @@ class Attention(nn.Module):
             k, v = (torch.cat([m.to(x.dtype), x], dim=2) for m, x in zip(memory, (k, v), strict=True))
         dropout_p = self.dropout if self.training else 0.0
         y = attend(q, k, v, mask=mask, causal=causal, dropout_p=dropout_p)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, D)))
+        y = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, D)))
+        return y if self.adapter is None else self.adapter(y)
 
 
 class MLP(nn.Module):
@@ -184,18 +217,21 @@ class MLP(nn.Module):
         self.c_fc = Linear(n_embd, 4 * n_embd)
         self.c_proj = Linear(4 * n_embd, n_embd)
         self.dropout = Dropout(dropout)
+        self.register_module("adapter", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(self.c_fc(x, gelu=True)))
+        y = self.dropout(self.c_proj(self.c_fc(x, gelu=True)))
+        return y if self.adapter is None else self.adapter(y)
 
 
 class Block(nn.Module):
     """One pre-LN Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float):
+    def __init__(self, n_embd: int, n_head: int, dropout: float, attention_dropout: float | None = None):
+        """`attention_dropout`: of the attention weights; None: as `dropout`."""
         super().__init__()
         self.ln_1 = nn.LayerNorm(n_embd)
-        self.attn = Attention(n_embd, n_head, dropout)
+        self.attn = Attention(n_embd, n_head, dropout, attention_dropout)
         self.ln_2 = nn.LayerNorm(n_embd)
         self.mlp = MLP(n_embd, dropout)
 
@@ -205,7 +241,7 @@ class Block(nn.Module):
         *,
         mask: Tensor | None,
         causal: bool,
-        cache: LayerCache | None = None,
+        cache: LayerCache | Recorder | None = None,
         start: int = 0,
         memory: Memory | None = None,
     ) -> Tensor:
@@ -214,10 +250,21 @@ class Block(nn.Module):
         Args:
             mask, causal: see `attend`; the mask's columns include the memory, which comes first.
             cache: keys and values of the columns before `start`, and the memory.
-            memory: an extra key and value, when there is no cache.
+            memory: extra keys and values, when there is no cache.
         """
         x = x + self.attn(self.ln_1(x), mask=mask, causal=causal, cache=cache, start=start, memory=memory)
         return x + self.mlp(self.ln_2(x))
+
+
+def memory_of(blocks: Iterable[Block], x: Tensor) -> tuple[Memory, ...]:
+    """The keys and values, an entry a block, of states (B, n, D) that come before a text; with gradient."""
+    found = []
+    for block in blocks:
+        recorder = Recorder()
+        # Behind the compiler's back, as with a cache.
+        x = block.forward(x, mask=None, causal=x.size(1) > 1, cache=recorder)
+        found.append(recorder.memory)
+    return tuple(found)
 
 
 def init_weights(module: nn.Module, n_layer: int) -> None:

@@ -4,9 +4,13 @@ Each row of a weight is scaled to -127..127 and rounded; inputs are scaled to se
 texts are needed to calibrate. A quarter of the memory of float32, and integer products.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from textgan.ops.packed_linear import Linear
 
 
 class Int8Linear(nn.Module):
@@ -17,7 +21,9 @@ class Int8Linear(nn.Module):
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny).double()
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch will drop its quantised tensors some day, not in the range we allow
+            warnings.simplefilter("ignore")
+            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.in_features, self.out_features = weight.shape[1], len(weight)
         self.prepacked = torch.ops.quantized.linear_prepack(rounded, None if bias is None else bias.detach().float())
 
@@ -42,6 +48,7 @@ def quantize_(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 of_output = outputs.get(id(child.weight))
-                setattr(module, name, of_output[1] if of_output else Int8Linear(child.weight, child.bias))
+                weight = child.whole_weight if isinstance(child, Linear) else child.weight
+                setattr(module, name, of_output[1] if of_output else Int8Linear(weight, child.bias))
     for module, layer in outputs.values():
         module.__dict__["packed_output"] = layer  # not a child: the class's attribute of this name would hide it

@@ -29,12 +29,32 @@ def linear_cross_entropy(
     """
     if reduction not in ("none", "sum"):
         raise ValueError(f"reduction={reduction!r}; allowed: none, sum")
+    layer = _cast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return (_Sum if reduction == "sum" else _Each).apply(*layer, targets)
+
+
+def smoothed_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The sum of cross-entropies with label smoothing, (), and without, which carries no gradient; nats.
+
+    A share ``label_smoothing`` of each target is spread evenly over the vocabulary (Szegedy et al. 2016,
+    https://arxiv.org/abs/1512.00567, section 7): equal to ``F.cross_entropy(..., label_smoothing=label_smoothing,
+    reduction="sum")``. The other arguments are those of :func:`linear_cross_entropy`.
+    """
+    layer = _cast(x, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _Smoothed.apply(*layer, targets, label_smoothing)
+
+
+def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What autocast would make of them."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    with torch.autocast(kind, enabled=False):
-        return (_Sum if reduction == "sum" else _Each).apply(x, weight, bias, targets)
+    if not torch.is_autocast_enabled(kind):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 @torch.no_grad()
@@ -53,7 +73,7 @@ class _Each(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, bias, targets = ctx.saved_tensors
-        return *_losses_and_gradients(x, weight, bias, targets, gradient)[1:], None
+        return *_losses_and_gradients(x, weight, bias, targets, gradient, ctx.needs_input_grad)[2:], None
 
 
 class _Sum(torch.autograd.Function):
@@ -61,13 +81,28 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, x, weight, bias, targets):
         if not any(ctx.needs_input_grad):
             return _losses(x, weight, bias, targets).sum()
-        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, None)
+        losses, _, *gradients = _losses_and_gradients(x, weight, bias, targets, None, ctx.needs_input_grad)
         ctx.save_for_backward(*gradients)
         return losses.sum()
 
     @staticmethod
     def backward(ctx, gradient):
         return *(g if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors), None
+
+
+class _Smoothed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, targets, label_smoothing):
+        needed = ctx.needs_input_grad
+        nlls, losses, *gradients = _losses_and_gradients(x, weight, bias, targets, None, needed, label_smoothing)
+        ctx.save_for_backward(*gradients)
+        nll = nlls.sum()
+        ctx.mark_non_differentiable(nll)
+        return losses.sum(), nll
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        return *(g if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors), None, None
 
 
 def output_blocks(x: Tensor, weight: Tensor) -> list[slice]:
@@ -92,28 +127,47 @@ def _losses(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> 
 
 
 def _losses_and_gradients(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Losses (M,), and the gradients for x, weight and bias of their sum, with weights ``scale`` (M,) where given."""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: Tensor | None,
+    needed: tuple[bool, ...],
+    smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Losses without label smoothing (M,), and with; and the gradients for x, weight and bias of the latter's sum.
+
+    ``scale``: weights (M,) of the losses in that sum. ``needed``: for which of the three; those of a frozen weight and
+    bias are None.
+    """
     full = torch.promote_types(x.dtype, torch.float32)
     losses, of_x = x.new_empty(len(x), dtype=full), torch.empty_like(x)
-    of_weight = torch.zeros_like(weight, dtype=full)
-    of_bias = None if bias is None else torch.zeros_like(bias, dtype=full)
+    smoothed = torch.empty_like(losses) if smoothing else losses
+    of_weight = torch.zeros_like(weight, dtype=full) if needed[1] else None
+    of_bias = torch.zeros_like(bias, dtype=full) if needed[2] else None
     for rows in output_blocks(x, weight):
         own, target = x[rows], targets[rows, None]
         logits = output_logits(own, weight, bias)
         top = logits.amax(1, keepdim=True)
         of_target = logits.gather(1, target) - top
-        probs = logits.sub_(top).exp_()
+        logits.sub_(top)
+        mean = logits.mean(1, keepdim=True) if smoothing else 0.0
+        probs = logits.exp_()
         total = probs.sum(1, keepdim=True)
         losses[rows] = (total.log() - of_target).squeeze(1)
-        # softmax minus one-hot, in place
-        probs.div_(total).scatter_add_(1, target, -torch.ones_like(total))
+        if smoothing:
+            smoothed[rows] = (total.log() - (1 - smoothing) * of_target - smoothing * mean).squeeze(1)
+        # softmax minus target, in place
+        probs.div_(total).scatter_add_(1, target, torch.full_like(total, smoothing - 1))
+        if smoothing:
+            probs.sub_(smoothing / probs.size(1))
         if scale is not None:
             probs.mul_(scale[rows, None])
         if of_bias is not None:
             of_bias += probs.sum(0)
         probs = probs.to(x.dtype)
         of_x[rows] = probs @ weight
-        of_weight += probs.T @ own
-    return losses, of_x, of_weight.to(weight.dtype), None if of_bias is None else of_bias.to(bias.dtype)
+        if of_weight is not None:
+            of_weight += probs.T @ own
+    of_weight = None if of_weight is None else of_weight.to(weight.dtype)
+    return losses, smoothed, of_x, of_weight, None if of_bias is None else of_bias.to(bias.dtype)

@@ -43,15 +43,31 @@ class PackedLinear:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` that can hold a packed copy of its weight; see :func:`packed`."""
+    """``nn.Linear`` that can hold a packed copy of its weight (see :func:`packed`), and a change of it.
+
+    Attributes:
+        delta: None, or a module whose value is added to the product before the GELU, and whose ``matrix()`` (out, in)
+            is what it adds to the weight: a low-rank adapter (see :mod:`textgan.models.adapters`).
+    """
 
     packed: PackedLinear | None = None
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.register_module("delta", None)
+
+    @property
+    def whole_weight(self) -> Tensor:
+        """The weight (out, in), with its change."""
+        return self.weight if self.delta is None else self.weight + self.delta.matrix()
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """The layer's product; ``gelu``: the tanh form of GELU of it."""
         if self.packed is not None:
             return self.packed(x, gelu)
         y = F.linear(x, self.weight, self.bias)
+        if self.delta is not None:
+            y = y + self.delta(x)
         return F.gelu(y, approximate="tanh") if gelu else y
 
 
@@ -70,7 +86,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
     places = []
     for module in model.modules():
         if isinstance(module, Linear):
-            places.append((module, "packed", module.weight, module.bias))
+            places.append((module, "packed", module.whole_weight, module.bias))
         elif hasattr(module, "packed_output") and module.packed_output is None:
             places.append((module, "packed_output", *module.output_layer))
     threads = torch.get_num_threads()

@@ -105,15 +105,21 @@ class _Embed(torch.autograd.Function):
             return None, None, None, of_table, None, None
         rng, read, gradient = rng.clone_state(), table.to(states.dtype).T, gradient.to(states.dtype)
         of_states = torch.empty_like(states)
-        of_weight, of_bias = torch.zeros_like(weight, dtype=torch.float32), torch.zeros_like(bias, dtype=torch.float32)
+        of_weight, of_bias = (
+            torch.zeros_like(x, dtype=torch.float32) if needed else None
+            for x, needed in zip((weight, bias), ctx.needs_input_grad[1:3], strict=True)
+        )
         for rows in output_blocks(states, weight):
             logits = output_logits(states[rows], weight, bias)
             of_logits = PULLBACKS[estimator](logits, ids[rows], (gradient[rows] @ read).float(), tau, rng)
-            of_bias += of_logits.sum(0)
+            if of_bias is not None:
+                of_bias += of_logits.sum(0)
             of_logits = of_logits.to(states.dtype)
             of_states[rows] = of_logits @ weight
-            of_weight += of_logits.T @ states[rows]
-        return of_states, of_weight.to(weight.dtype), of_bias.to(bias.dtype), of_table, None, None
+            if of_weight is not None:
+                of_weight += of_logits.T @ states[rows]
+        of_weight = None if of_weight is None else of_weight.to(weight.dtype)
+        return of_states, of_weight, None if of_bias is None else of_bias.to(bias.dtype), of_table, None, None
 
 
 def _of_table(table, ids, gradient, states, weight, bias, relaxation) -> Tensor:

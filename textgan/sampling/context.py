@@ -19,6 +19,8 @@ class Context:
         ids: (B, T) long: padding, opening token, prompt, what was written.
         left_pad: (B,) padding columns at the left of each row.
         logits: (B, V), at least float32: the model's own logits of what comes next.
+        states: (B, N, D) what the output layer reads of the columns that were read last, all or the new one, where
+            they are kept; not carried over by :meth:`select`.
     """
 
     def __init__(
@@ -29,11 +31,12 @@ class Context:
         room: int,
         pad_id: int,
         condition: Condition | LSTMCondition | None = None,
+        keep_states: bool = False,
     ):
         """Reads the rows; ``room`` is how many tokens a row will be given at most."""
         device = generator.device
         T = max(len(row) for row in rows)
-        self.generator, self.room = generator, room
+        self.generator, self.room, self.keep_states = generator, room, keep_states
         self.ids = torch.tensor([[pad_id] * (T - len(row)) + list(row) for row in rows], device=device)
         self.left_pad = torch.tensor([T - len(row) for row in rows], device=device)
         self._read_all(condition)
@@ -63,7 +66,11 @@ class Context:
 
     def _read(self, tokens: Tensor) -> None:
         left_pad = self.left_pad if self.padded else None
-        logits = self.generator(tokens, left_pad=left_pad, cache=self.cache)[:, -1]
+        if self.keep_states:
+            self.states = self.generator.states(tokens, left_pad=left_pad, cache=self.cache)
+            logits = self.generator.logits(self.states[:, -1])
+        else:
+            logits = self.generator(tokens, left_pad=left_pad, cache=self.cache)[:, -1]
         self.logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -75,5 +82,5 @@ def check_choice(logits: Tensor, scores: Tensor) -> None:
         raise UserError("the model's logits are not finite: its weights are broken (did its training diverge?)")
     raise UserError(
         "no token is left to choose from: the banned tokens and `no_repeat_ngram_size` rule out the whole "
-        "vocabulary; raise the size or lower `max_new_tokens`"
+        "vocabulary (the end of text too, before `min_new_tokens`); raise the size or lower the numbers of tokens"
     )

@@ -12,14 +12,13 @@ from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.logits import inverse_cdf, penalties, warpers
 from textgan.ops.packed_linear import packed
-from textgan.sampling.beam import beam_search
+from textgan.sampling.beam import beam_search, best_of
 from textgan.sampling.context import Context, check_choice
+from textgan.sampling.contrastive import contrastive_search
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
+from textgan.sampling.settings import check_settings
 from textgan.sampling.streams import row_uniforms
-
-# Values of the filters that change nothing; None is another.
-NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 # Batches beyond these gain nothing more.
 MOST_ROWS = {"cpu": 256, "cuda": 4096}
@@ -37,13 +36,14 @@ class Sample(NamedTuple):
             penalty, no filter, nothing banned, however the ids were chosen. So values of different settings
             can be compared; it is not the log-probability of the decoder. Of a VAE it is given the text's own
             latent, log p(x|z): the log-probability of the text itself, log p(x), is not known.
-        finish_reason: ``eos`` when the model closed the text, ``length`` when it was cut.
+        finish_reason: ``eos`` when the model closed the text, ``stop`` when ``stop`` of :func:`generate` did (``ids``
+            end with the token at which it did), ``length`` when it was cut.
     """
 
     prompt_ids: list[int]
     ids: list[int]
     log_prob: float
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "stop", "length"]
 
 
 @torch.no_grad()
@@ -53,6 +53,7 @@ def generate(
     *,
     eos_id: int,
     max_new_tokens: int | None = None,
+    min_new_tokens: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -60,14 +61,19 @@ def generate(
     typical_p: float | None = None,
     repetition_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None,
+    penalty_alpha: float | None = None,
     num_beams: int = 1,
+    num_beam_groups: int = 1,
+    diversity_penalty: float | None = None,
+    num_return_sequences: int = 1,
     banned_ids: Sequence[int] = (),
     seed: int = 0,
     batch_size: int = 64,
     first_index: int = 0,
     latents: Tensor | None = None,
+    stop: Callable[[Sequence[int], Sequence[int]], bool] | None = None,
 ) -> list[Sample]:
-    """One :class:`Sample` for each prompt, in their order.
+    """One :class:`Sample` for each prompt, in their order; of beam search ``num_return_sequences``, the best first.
 
     Every text starts with an opening ``eos_id``, which counts as context for the penalties (as the start
     token does in Hugging Face's ``generate``), then the prompt. Prompts of different lengths share a batch.
@@ -84,6 +90,8 @@ def generate(
         eos_id: opens and closes every text.
         max_new_tokens: at least 1, the closing token included. A text never grows beyond what the model can
             read (``block_size - len(prompt)`` new tokens), which is also the default.
+        min_new_tokens: so many are written before the text may close; 0 or None is off. A text may still be cut
+            earlier, at what the model can read.
         temperature: 0 is greedy decoding.
         top_k: 0 or None is off. This and the next three (see ``ops.logits``) are for sampling only.
         top_p: in [0, 1]; 1 or None is off.
@@ -91,7 +99,12 @@ def generate(
         typical_p: in (0, 1]; 1 or None is off.
         repetition_penalty: above 0; 1 or None is off.
         no_repeat_ngram_size: 0 or None is off.
+        penalty_alpha: in [0, 1]; above 0 is contrastive search among ``top_k`` candidates, which draws nothing; see
+            :mod:`textgan.sampling.contrastive`. 0 or None is off.
         num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
+        num_beam_groups: above 1 is diverse beam search; divides ``num_beams``.
+        diversity_penalty: above 0, of groups; see :mod:`textgan.sampling.beam`. 0 or None without groups.
+        num_return_sequences: of beam search, how many texts each prompt gets: its best beams.
         banned_ids: never chosen.
         seed: of the random numbers, 0 to 2**128 - 1.
         batch_size: rows (times beams) read at once.
@@ -100,11 +113,14 @@ def generate(
         latents: (N, Z) of a VAE, one for each prompt. None: drawn from the generator's source, that of row i from a
             random stream of its own, apart from the one that chooses its tokens; so decoding greedily is a function
             of the latent alone, and two texts of one row at two temperatures share their latent.
+        stop: (prompt, ids written so far) -> whether the text is at its end, asked after every token; such as
+            :class:`textgan.sampling.stops.StopStrings`. It may end a text before ``min_new_tokens``.
 
     Raises:
         ValueError: a prompt too long to be continued, a setting out of range or without effect, or latents of another
             shape or for a model that has none.
-        UserError: penalties and bans left no token to choose from, or the model's logits are not finite.
+        UserError: penalties and bans left no token to choose from, or fewer texts than are to be returned; or the
+            model's logits are not finite.
     """
     warp = {
         "temperature": temperature,
@@ -113,17 +129,33 @@ def generate(
         "min_p": min_p,
         "typical_p": typical_p,
     }
-    _check(generator, prompts, max_new_tokens, num_beams, batch_size, warp)
+    check_settings(
+        generator,
+        prompts,
+        max_new_tokens,
+        min_new_tokens,
+        penalty_alpha,
+        num_beams,
+        num_beam_groups,
+        diversity_penalty,
+        num_return_sequences,
+        batch_size,
+        warp,
+    )
     _check_latents(generator, latents, len(prompts))
+    contrastive = num_beams == 1 and bool(penalty_alpha)
+    read_at_once = min(top_k, generator.vocab_size) if contrastive else num_beams  # rows that each text takes
     penalize = partial(
-        penalties,
+        _penalties,
+        eos_id=eos_id,
+        min_new_tokens=min_new_tokens or 0,
         repetition_penalty=repetition_penalty,
         no_repeat_ngram_size=no_repeat_ngram_size,
         banned_ids=banned_ids,
     )
     samples = []
-    rows_at_once = max(1, batch_size // num_beams)
-    with _decoding(generator, rows_at_once * num_beams):
+    rows_at_once = max(1, batch_size // read_at_once)
+    with _decoding(generator, rows_at_once * read_at_once):
         for start in range(0, len(prompts), rows_at_once):
             batch = [list(prompt) for prompt in prompts[start : start + rows_at_once]]
             limits = [generator.block_size - len(prompt) for prompt in batch]
@@ -135,20 +167,33 @@ def generate(
                     z = generator.latents(seed, first_index + start, len(batch))
                 else:
                     z = latents[start : start + len(batch)]
-                context = generator.context(rows, z, room=max(limits), pad_id=eos_id)
+                context = generator.context(rows, z, room=max(limits), pad_id=eos_id, keep_states=contrastive)
             else:
-                context = open_context(generator, rows, room=max(limits), pad_id=eos_id)
+                context = open_context(generator, rows, room=max(limits), pad_id=eos_id, keep_states=contrastive)
             limits = torch.tensor(limits, device=context.ids.device)
+            stops = None if stop is None else partial(_of_row, stop, batch)
+            common = {"eos_id": eos_id, "penalize": penalize, "stops": stops}
             if num_beams > 1:
-                written = beam_search(context, limits, num_beams=num_beams, eos_id=eos_id, penalize=penalize)
+                found = beam_search(
+                    context,
+                    limits,
+                    num_beams=num_beams,
+                    num_beam_groups=num_beam_groups,
+                    diversity_penalty=diversity_penalty,
+                    **common,
+                )
+                batch, written = best_of(found, batch, num_return_sequences)
+            elif contrastive:
+                search = {"top_k": top_k, "penalty_alpha": penalty_alpha, "block_size": generator.block_size}
+                written = contrastive_search(context, limits, **search, **common)
             else:
                 choose = _greedy
                 if temperature > 0:
                     uniforms = row_uniforms(seed, first_index + start, len(batch), int(limits.max()))
                     choose = partial(_draw, torch.from_numpy(uniforms).to(limits.device), warp)
-                written = _write(context, limits, eos_id=eos_id, penalize=penalize, choose=choose)
+                written = _write(context, limits, choose=choose, **common)
             samples += [
-                Sample(prompt, ids, log_prob, "eos" if ids[-1] == eos_id else "length")
+                Sample(prompt, ids, log_prob, _finish_reason(prompt, ids, eos_id, stop))
                 for prompt, (ids, log_prob) in zip(batch, written, strict=True)
             ]
     return samples
@@ -177,7 +222,13 @@ def _decoding(generator: nn.Module, rows: int) -> Iterator[None]:
 
 
 def _write(
-    context: Context | NgramContext, limits: Tensor, *, eos_id: int, penalize: Callable, choose: Callable
+    context: Context | NgramContext,
+    limits: Tensor,
+    *,
+    eos_id: int,
+    penalize: Callable,
+    stops: Callable[[int, list[int]], bool] | None,
+    choose: Callable,
 ) -> list[tuple[list[int], float]]:
     """Ids and log-probability of each row, written token by token until its end or its limit."""
     B, room = limits.numel(), int(limits.max())
@@ -187,7 +238,7 @@ def _write(
     rows = torch.arange(B, device=limits.device)  # which row of the batch each row of the context is
     alive = torch.ones_like(rows, dtype=torch.bool)
     for t in range(room):
-        scores = penalize(context.logits, context.ids, context.left_pad)
+        scores = penalize(context.logits, context.ids, context.left_pad, t)
         try:
             tokens, gains = choose(scores, rows, t)
         except ValueError:
@@ -200,6 +251,10 @@ def _write(
         log_probs[rows[alive]] += gains[alive].double()
 
         alive &= (tokens != eos_id) & (t + 1 < limits[rows])
+        if stops is not None:
+            for i in alive.nonzero().squeeze(1).tolist():
+                row = int(rows[i])
+                alive[i] = not stops(row, out[row, : t + 1].tolist())
         left = int(alive.sum())
         if not left:
             break
@@ -211,6 +266,32 @@ def _write(
         context.append(tokens)
     texts = zip(out.tolist(), lengths.tolist(), log_probs.tolist(), strict=True)
     return [(ids[:length], log_prob) for ids, length, log_prob in texts]
+
+
+def _of_row(stop: Callable, prompts: list[list[int]], row: int, ids: list[int]) -> bool:
+    return stop(prompts[row], ids)
+
+
+def _finish_reason(prompt: list[int], ids: list[int], eos_id: int, stop: Callable | None) -> str:
+    if ids[-1] == eos_id:
+        return "eos"
+    return "stop" if stop is not None and stop(prompt, ids) else "length"
+
+
+def _penalties(
+    logits: Tensor,
+    context: Tensor,
+    left_pad: Tensor,
+    t: int,
+    *,
+    eos_id: int,
+    min_new_tokens: int,
+    banned_ids: Sequence[int],
+    **settings: float | None,
+) -> Tensor:
+    """Logits (B, V) of token ``t`` of each text after :func:`textgan.ops.logits.penalties`."""
+    banned = (*banned_ids, eos_id) if t < min_new_tokens else banned_ids
+    return penalties(logits, context, left_pad, banned_ids=banned, **settings)
 
 
 def _greedy(scores: Tensor, rows: Tensor, t: int) -> tuple[Tensor, None]:
@@ -226,45 +307,6 @@ def _draw(uniforms: Tensor, warp: dict, scores: Tensor, rows: Tensor, t: int) ->
     warped = warpers(scores, **warp)
     ids, log_probs = inverse_cdf(warped, uniforms[rows, t])
     return ids, log_probs if warped is scores else None
-
-
-def without_effect(*, num_beams: int, temperature: float, **filters: float | None) -> tuple[str | None, list[str]]:
-    """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
-    active = [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
-    if num_beams > 1:
-        return "beam search", [*(["temperature"] if temperature != 1 else []), *active]
-    return ("greedy decoding", active) if temperature == 0 else (None, [])
-
-
-def _check(
-    generator: Generator | Mixture | NgramGenerator,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int | None,
-    num_beams: int,
-    batch_size: int,
-    warp: dict[str, float | None],
-) -> None:
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("num_beams", num_beams),
-        ("batch_size", batch_size),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}={value}` must be at least 1")
-    if warp["temperature"] < 0:
-        raise ValueError(f"`temperature={warp['temperature']}` must not be negative")
-    for name in ("top_p", "min_p", "typical_p"):
-        if warp[name] is not None and not 0 <= warp[name] <= 1:
-            raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
-    way, ignored = without_effect(num_beams=num_beams, **warp)
-    if ignored:
-        raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    if longest >= generator.block_size:
-        raise ValueError(
-            f"a prompt of {longest} tokens cannot be continued: with the opening token the model reads "
-            f"{generator.block_size}"
-        )
 
 
 def _check_latents(generator: object, latents: Tensor | None, n: int) -> None:

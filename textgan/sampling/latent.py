@@ -76,10 +76,13 @@ class LatentGenerator(nn.Module):
             return self.vae.aggregate_mean + noise @ self.vae.aggregate_factor.T
         return self.vae.prior(noise)
 
-    def context(self, rows: Sequence[Sequence[int]], z: Tensor, *, room: int, pad_id: int) -> Context:
+    def context(
+        self, rows: Sequence[Sequence[int]], z: Tensor, *, room: int, pad_id: int, keep_states: bool = False
+    ) -> Context:
         """The rows as read by the decoder with their latents (B, Z), ready to grow; see :class:`Context`."""
         z = z.to(self.device, self.vae.aggregate_mean.dtype)
-        return Context(self.vae.decoder, rows, room=room, pad_id=pad_id, condition=self.vae.condition(z))
+        told = self.vae.condition(z)
+        return Context(self.vae.decoder, rows, room=room, pad_id=pad_id, condition=told, keep_states=keep_states)
 
     def log_density(self, drawn: Inference) -> Tensor:
         """(B,) log density of drawn latents under the source at temperature 1.

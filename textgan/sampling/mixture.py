@@ -93,9 +93,11 @@ def fit_weight(log_p: Tensor, log_q: Tensor) -> float:
 class MixedContext(Context):
     """What a :class:`Mixture` has read and written: ``logits`` are its log-probabilities."""
 
-    def __init__(self, mixture: Mixture, rows: Sequence[Sequence[int]], *, room: int, pad_id: int):
+    def __init__(
+        self, mixture: Mixture, rows: Sequence[Sequence[int]], *, room: int, pad_id: int, keep_states: bool = False
+    ):
         self._mixture = mixture
-        super().__init__(mixture.generator, rows, room=room, pad_id=pad_id)
+        super().__init__(mixture.generator, rows, room=room, pad_id=pad_id, keep_states=keep_states)
 
     def _read(self, tokens: Tensor) -> None:
         super()._read(tokens)
@@ -133,7 +135,10 @@ def open_context(
     *,
     room: int,
     pad_id: int,
+    keep_states: bool = False,
 ) -> Context | NgramContext:
-    """The rows as read by this model, ready to grow; ``pad_id`` opens texts."""
-    kinds = {Mixture: MixedContext, NgramGenerator: NgramContext}
-    return kinds.get(type(model), Context)(model, rows, room=room, pad_id=pad_id)
+    """The rows as read by this model, ready to grow; ``pad_id`` opens texts. n-gram models have no states to keep."""
+    if isinstance(model, NgramGenerator):
+        return NgramContext(model, rows, room=room, pad_id=pad_id)
+    kind = MixedContext if isinstance(model, Mixture) else Context
+    return kind(model, rows, room=room, pad_id=pad_id, keep_states=keep_states)

@@ -7,12 +7,13 @@ of the first, so that no loss scale has to be tuned; what the critic finds moves
 keeps it a language model.
 """
 
-import copy
 from typing import Any
 
 from textgan.data.dataset import BatchPlan
 from textgan.models.generator import Generator
+from textgan.models.sharing import copy_of
 from textgan.ops.relaxation import tau_at
+from textgan.training.adapting import told
 from textgan.training.adversarial_steps import (
     discriminator_step,
     draw_continuations,
@@ -22,6 +23,7 @@ from textgan.training.adversarial_steps import (
 )
 from textgan.training.conditioning import read_batch
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import thaw
 from textgan.training.finish import finish_phase
 from textgan.training.optim import set_lr
 from textgan.training.players import Players, set_rates, set_up
@@ -38,6 +40,8 @@ def train_adversarial(
     """
     config, settings = run.config, run.config.adversarial
     players = set_up(run, parent)
+    if config.adapter or config.finetune.freeze:
+        say(told(config, players.generator))
     plan = BatchPlan(run.train.lengths, settings.batch_size, stream_seed(config.seed, "real"))
     plan_d = BatchPlan(  # batches of one length would let it judge by length against fakes of all lengths
         run.train.lengths, settings.batch_size, stream_seed(config.seed, "real-d"), by_length=False
@@ -55,6 +59,7 @@ def train_adversarial(
             done = step - start
             tau = tau_at(settings.tau_schedule, settings.tau_start, settings.tau_end, done, settings.max_steps)
             schedule = {"schedule/tau": tau, **set_rates(players, settings, done)}
+            thaw(config, players.optimizer, done)
             with players.spent.clock():
                 first = done * settings.d_steps
                 real = read_batch(run, plan.indices(done), "g", done)
@@ -109,7 +114,7 @@ def train_adversarial(
             if interrupted:
                 raise KeyboardInterrupt
     report_stop(run, players.selection, too_far, step, parent_nll)
-    end = copy.deepcopy(players.average.module).requires_grad_(False).eval()
+    end = copy_of(players.average.module).requires_grad_(False).eval()
     kept = {"discriminator": players.discriminator.state_dict(), "spent": players.spent.state_dict()}
     return finish_phase(run, "adversarial", end, step, kept), step
 

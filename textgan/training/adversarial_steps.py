@@ -174,7 +174,7 @@ def generator_step(
         own, counts = share(part, run.ranks), bool(run.ranks.counted(len(part.ids)))
         if settings.mle_weight:
             with run.autocast():
-                loss = mle_loss(generator, own, tokens) * counts
+                loss = mle_loss(generator, own, tokens, run.config.finetune.label_smoothing) * counts
             (settings.mle_weight * loss).backward()
             found["mle_loss"] += loss.detach()
         if settings.kl_weight:
@@ -184,11 +184,12 @@ def generator_step(
             found["kl_parent"] += kl.detach()
     if found:
         found = dict(zip(found, run.ranks.add_up(generator, *found.values()), strict=True))
-    anchor = [p.grad for p in generator.parameters()]
+    trained = [p for p in generator.parameters() if p.requires_grad]
+    anchor = [p.grad for p in trained]
     players.optimizer.zero_grad()
 
     found |= adversarial_gradient(run, players, real, fakes, tau, done, logged)
-    pushed = [p.grad for p in generator.parameters()]
+    pushed = [p.grad for p in trained]
     norm = grad_norm(pushed)
     found["grad_norm_adv"] = norm
     scale = torch.tensor(settings.adv_weight, device=run.device)
@@ -198,12 +199,15 @@ def generator_step(
         found["grad_cosine"] = inner / (norm * found["grad_norm_mle"]).clamp_min(1e-20)
         if settings.adv_ratio is not None:
             scale = settings.adv_ratio * found["grad_norm_mle"] / norm.clamp_min(1e-20)
-    for parameter, a, p in zip(generator.parameters(), anchor, pushed, strict=True):
+    for parameter, a, p in zip(trained, anchor, pushed, strict=True):
         parameter.grad = scale * p if a is None else a + scale * p
     found["adv_scale"] = scale
+    players.penalties.add()
+    players.allocator.observe()
     found["grad_norm"] = clip_gradients(generator, settings.grad_clip)
     players.optimizer.step()
     players.average.update()
+    players.allocator.prune()
     return found
 
 

@@ -1,6 +1,9 @@
 """Checkpoints: folders that can be sampled from alone, written whole or not at all.
 
     checkpoints/step-00000200/   model.safetensors   the weights that are evaluated and sampled (the average)
+                                 adapter.safetensors where the generator has an adapter: all that is not frozen, and
+                                                     the model has the rest: one file on the disk, to which all
+                                                     checkpoints of a run are links, so that each is whole by itself
                                  config.yaml         the whole resolved config
                                  tokenizer.json
                                  generation.yaml     decoding defaults
@@ -12,6 +15,7 @@
     checkpoints/continued/       the end of maximum likelihood gone on with at equal cost, calibrated
     checkpoints/vae/             the end of the VAE phase, calibrated: encoder and decoder
     checkpoints/latent_gan/      the same VAE with a generator of latents
+    checkpoints/classifier/      the best step of a classifier; meta.json has its classes
     checkpoints/...-best/        of one of these two phases, where another step had the best dev NLL; calibrated
     checkpoints/continued-step-00000200/             a step of the continuation
     checkpoints/last, best       one line: the name of a folder (best-continued: the same for the continuation)
@@ -35,19 +39,24 @@ from torch import nn
 
 from textgan import __version__
 from textgan.config import Config
+from textgan.configadapter import Adapter
 from textgan.configfile import dump_config, load_config
 from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
+from textgan.models.adapters import can_merge, merge
+from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
+from textgan.models.sharing import frozen, own_state
 from textgan.models.vae import TextVAE
 from textgan.sampling.latent import LatentGenerator
-from textgan.training.building import build_model, fill
+from textgan.training.building import build_model, fill, fit_adapter
 
 FORMAT = 1
 POINTERS = ("best", "last")  # what a run may mean when its name is given
 ALL_POINTERS = (*POINTERS, "best-continued")
 ARMS = ("pretrained", "mle", "adversarial", "continued", "vae", "latent_gan")
+WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
 
 
@@ -110,18 +119,39 @@ def _write(
 ) -> None:
     """Write the files of a checkpoint into the new folder ``partial`` and flush them to disk."""
     partial.mkdir(parents=True)
-    weights = {name: t.detach().cpu().contiguous() for name, t in generator.state_dict().items()}
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    base = frozen(generator)
+    _save(own_state(generator), partial / (ADAPTER if base else WEIGHTS))
+    if base and not _link_base(partial):
+        _save(base, partial / WEIGHTS)
     (partial / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     save_tokenizer(tokenizer, partial / "tokenizer.json")
-    generation = {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
+    generation = {} if config.classifier else {"temperature": 1.0, "max_new_tokens": config.generator.block_size}
     (partial / "generation.yaml").write_text(yaml.safe_dump(generation), encoding="utf-8")
     with open(partial / "state.pt", "wb") as file:  # so that a full disk is an OSError; torch's own writer hides it
         torch.save(state, file)
     meta = {"format": FORMAT, "textgan": __version__, "torch": torch.__version__, **meta}
+    if base:
+        meta["adapter"] = config.adapter.kind
     (partial / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
     for path in [*partial.iterdir(), partial]:
         _flush(path)
+
+
+def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, path, metadata={"format": "pt"})
+
+
+def _link_base(partial: Path) -> bool:
+    """Links the frozen weights of the checkpoint ``partial`` to those of one before; False where that cannot be."""
+    root = partial.parent
+    for name in filter(None, (read_pointer(root, pointer) for pointer in ALL_POINTERS)):
+        if (root / name / ADAPTER).is_file():
+            try:
+                os.link(root / name / WEIGHTS, partial / WEIGHTS)
+            except OSError:  # a file system without links
+                return False
+            return True
+    return False
 
 
 def _reason(error: Exception) -> str:
@@ -222,6 +252,8 @@ def arms(run: str | Path) -> dict[str, Path]:
     if not run.exists():
         raise UserError(f"{run} does not exist; give a run folder (runs/NAME)")
     root = run / "checkpoints"
+    if (root / "classifier").is_dir():
+        raise UserError(_no_generator(run))
     found = {name: root / name for name in ARMS if (root / name).is_dir()}
     phases = {path: check_checkpoint(path).get("phase") for path in sorted(root.glob("step-*"))}
     for arm in ("adversarial", "vae", "latent_gan"):
@@ -245,6 +277,8 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
         version, step = int(meta["format"]), int(meta["step"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}/meta.json is not a textgan checkpoint's{_newest_good(path)}") from None
+    if "adapter" in meta and not (path / ADAPTER).is_file():
+        raise UserError(f"{path} is not a whole checkpoint: no {ADAPTER}{_newest_good(path)}")
     if version > FORMAT or step < 0:
         raise UserError(
             f"{path} was written in checkpoint format {version} by textgan {meta.get('textgan')}; this is "
@@ -254,10 +288,32 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}/model.safetensors cannot be read ({error}){_newest_good(path)}") from None
+    """All weights of checkpoint ``path``, those of its adapter among them, on the CPU; UserError for a broken file."""
+    weights = {}
+    for name in (WEIGHTS, ADAPTER) if (path / ADAPTER).is_file() else (WEIGHTS,):
+        try:
+            weights |= load_file(path / name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}/{name} cannot be read ({error}){_newest_good(path)}") from None
+    return weights
+
+
+def adapter_of(folder: Path) -> Adapter | None:
+    """What the adapter in checkpoint ``folder`` is, None where there is none."""
+    return load_config(folder / "config.yaml").adapter if (folder / ADAPTER).is_file() else None
+
+
+def load_model(folder: Path, config: Config, vocab_size: int, phase: str = "mle") -> nn.Module:
+    """The model of a checkpoint, of the config's shape and dropout; with its own adapter, where it has one.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    model = build_model(config, vocab_size, phase)
+    if (adapter := adapter_of(folder)) is not None:
+        fit_adapter(model, adapter)
+    fill(model, load_weights(folder), folder)
+    return model
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -272,7 +328,8 @@ def load_state(path: Path) -> dict[str, Any]:
 def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> SamplingModel:
     """Generator (eval mode, on ``device``), tokenizer and config of a run or checkpoint.
 
-    A run means its best checkpoint (lowest dev NLL in its last phase). Of a VAE it is a ``LatentGenerator``, which
+    A run means its best checkpoint (lowest dev NLL in its last phase). An adapter is folded into the weights where
+    that is possible: it then costs nothing. Of a VAE it is a ``LatentGenerator``, which
     draws its latents from the prior, or from the latent GAN where one was trained.
 
     Raises:
@@ -280,15 +337,22 @@ def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> S
     """
     folder = find_checkpoint(path)
     meta = check_checkpoint(folder)
+    if meta.get("phase") == "classifier":
+        raise UserError(_no_generator(folder))
     config = load_config(folder / "config.yaml")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     phase = meta.get("phase", "mle")
-    model = build_model(config, tokenizer.vocab_size, phase)
-    fill(model, load_weights(folder), folder)
+    model = load_model(folder, config, tokenizer.vocab_size, phase)
+    if isinstance(model, Generator | CausalLM) and can_merge(model):
+        model = merge(model)
     if isinstance(model, TextVAE):
         model = LatentGenerator(model, source="gan" if phase == "latent_gan" else "prior")
     model.to(device).eval().requires_grad_(False)
     return SamplingModel(model, tokenizer, config, folder, meta["step"], meta)
+
+
+def _no_generator(path: Path) -> str:
+    return f"{path} is a classifier, which writes no texts; it reads them: `textgan classify {path} FILE`"
 
 
 def _newest_good(path: Path) -> str:

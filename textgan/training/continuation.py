@@ -5,7 +5,6 @@ average, clipping and selection, from the section ``adversarial``. The schedule 
 that cost as much; the number is fixed before the first of them and stored, so that a resumed run repeats it.
 """
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -14,15 +13,20 @@ from torch import Tensor
 
 from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.generator import Generator
+from textgan.models.sharing import copy_of, load_own_state, own_state
+from textgan.training.adapting import pupil
 from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
 from textgan.training.conditioning import mean_targets, read_batch
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import thaw, tuned_adamw
 from textgan.training.finish import finish_phase
 from textgan.training.logging import open_log
 from textgan.training.objectives import mle_loss, share, split
-from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
+from textgan.training.penalties import Penalties
+from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
 TIMED_STEPS = (3, 12)  # updates left out, and timed, to find what one costs
@@ -36,13 +40,20 @@ class Learner:
     average: WeightAverage
     optimizer: torch.optim.Optimizer
     selection: Selection
+    allocator: RankAllocator
+    penalties: Penalties
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in vars(self).items()}
+        """What is not frozen under an adapter."""
+        return {
+            name: own_state(part) if name == "generator" else part.state_dict() for name, part in vars(self).items()
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        load_own_state(self.generator, state["generator"])
         for name, part in vars(self).items():
-            part.load_state_dict(state[name])
+            if name in state and name != "generator":  # older checkpoints have fewer parts
+                part.load_state_dict(state[name])
 
 
 def continue_mle(run: Experiment, parent: Generator, start: int, resumed: dict[str, Any] | None) -> None:
@@ -85,7 +96,7 @@ def train_on(
 ) -> None:
     """The loop of the phase, as that of the adversarial one, and its end."""
     config, settings = run.config, run.config.adversarial
-    learner, plan = set_up(run, parent)
+    learner, plan = set_up(run, parent, budget["schedule_steps"])
     parent_nll = run.evaluator.likelihood(parent, run.dev)["quality/nll"]
     step, end, too_far, values, best = start, start + budget["steps"], False, {}, False
     if resumed:
@@ -115,6 +126,7 @@ def train_on(
     with run.progress("continued", total=budget["steps"], done=step - start) as progress:
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
+            thaw(config, learner.optimizer, (step - start) * settings.max_steps // budget["schedule_steps"])
             batch = read_batch(run, plan.indices(step - start), "g", step - start)
             found = update(run, learner, batch, lr, step - start)
             step += 1
@@ -140,21 +152,23 @@ def train_on(
                 save(run.step_name(step))
             if interrupted:
                 raise KeyboardInterrupt
-    last = copy.deepcopy(learner.average.module).requires_grad_(False).eval()
+    last = copy_of(learner.average.module).requires_grad_(False).eval()
     finish_phase(run, "continued", last, step, {"budget": budget, "run_log": run_log}, extra={"budget": budget})
 
 
-def set_up(run: Experiment, parent: Generator) -> tuple[Learner, BatchPlan]:
-    """A copy of the parent with a fresh optimiser, and the batches that the adversarial phase learned from."""
+def set_up(run: Experiment, parent: Generator, schedule_steps: int) -> tuple[Learner, BatchPlan]:
+    """The parent's pupil with a fresh optimiser, and the batches that the adversarial phase learned from."""
     settings = run.config.adversarial
-    generator = copy.deepcopy(parent).requires_grad_(True)
+    generator = pupil(run.config, parent)
     average = WeightAverage(generator, settings.ema)
     compile_blocks(run.config, generator)
     learner = Learner(
         generator=generator,
         average=average,
-        optimizer=adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards),
+        optimizer=tuned_adamw(run.config, generator, settings, run.shards),
         selection=Selection(settings.patience),
+        allocator=RankAllocator(generator, average.module, run.config.adapter, schedule_steps),
+        penalties=Penalties(run.config.finetune, generator),
     )
     return learner, BatchPlan(run.train.lengths, settings.batch_size, stream_seed(run.config.seed, "real"))
 
@@ -182,13 +196,17 @@ def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int
     total = torch.zeros((), device=run.device)
     for part in split(batch, settings.batch_size // settings.accumulate):
         with run.autocast():
-            loss = mle_loss(learner.generator, share(part, run.ranks), tokens) * bool(run.ranks.counted(len(part.ids)))
+            own, smoothing = share(part, run.ranks), run.config.finetune.label_smoothing
+            loss = mle_loss(learner.generator, own, tokens, smoothing) * bool(run.ranks.counted(len(part.ids)))
         loss.backward()
         total += loss.detach()
     (total,) = run.ranks.add_up(learner.generator, total)
+    learner.penalties.add()
+    learner.allocator.observe()
     norm = clip_gradients(learner.generator, settings.grad_clip)
     learner.optimizer.step()
     learner.average.update()
+    learner.allocator.prune()
     return {"mle_loss": total, "grad_norm": norm}
 
 
@@ -225,7 +243,7 @@ def plan_budget(run: Experiment, parent: Generator, made: int, spent: dict[str, 
 
 def seconds_a_step(run: Experiment, parent: Generator) -> float:
     """Seconds of one update here and now, timed on a copy that is thrown away."""
-    learner, plan = set_up(run, parent)
+    learner, plan = set_up(run, parent, run.config.adversarial.max_steps)
     skipped, timed = TIMED_STEPS
     began = 0.0
     for k in range(skipped + timed):

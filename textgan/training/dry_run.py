@@ -8,7 +8,11 @@ import torch
 
 from textgan.config import Config
 from textgan.ops.devices import device_name, pick_device
+from textgan.training.adapting import share_text
 from textgan.training.checkpoint import check_checkpoint, find_checkpoint, read_pointer
+from textgan.training.classes import check_classifier
+from textgan.training.critic import check_vocabulary
+from textgan.training.finetune import check_finetune
 from textgan.training.forecast import forecast, last_time
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
 from textgan.training.phases import Planner
@@ -34,6 +38,11 @@ def plan(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any
     tokenizer = make_tokenizer(config, corpus)
     splits = encode(config, corpus, tokenizer)
     check_rows(config, splits)
+    check_vocabulary(config, tokenizer)
+    if config.classifier:
+        check_classifier(config, corpus, tokenizer)
+    if config.mle or config.adversarial:
+        check_finetune(config, tokenizer.vocab_size)
     planner = Planner(config, splits, tokenizer.vocab_size, device.type)
     phases = forecast(config, planner, device)
     seconds = [phase["seconds"] for phase in phases.values()]
@@ -61,8 +70,12 @@ def plan_text(config: Config, facts: dict[str, Any]) -> str:
         f"run: {facts['run']}{start}",
         f"data: {config.data.source}; rows: {rows}; {facts['tokens_a_row']:.1f} tokens a row",
         f"tokenizer: {facts['tokenizer']}, {facts['vocab_size']:,} tokens",
-        f"generator: {facts['generator_parameters']:,} parameters",
     ]
+    for name in ("generator", "classifier"):
+        if f"{name}_parameters" in facts:
+            lines.append(f"{name}: {facts[f'{name}_parameters']:,} parameters")
+    if "trained_parameters" in facts:
+        lines.append(share_text(config, facts["trained_parameters"], facts["generator_parameters"]))
     if "vae_parameters" in facts:
         lines.append(
             f"vae: {facts['vae_parameters']:,} parameters, {facts['encoder_parameters']:,} of them the encoder's"

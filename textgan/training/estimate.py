@@ -95,17 +95,20 @@ def seconds(work: Work, speed: Speed, kind: str = "cpu") -> float | None:
 
 
 def trained_bytes(net: Net, ema: float) -> float:
-    """Of weights, gradients, AdamW's two moments, and the weight average where there is one."""
-    return FLOAT * net.parameters * (5 if ema else 4)
+    """Of weights, gradients, AdamW's two moments, and the weight average where there is one; what is frozen, once."""
+    return FLOAT * (net.parameters * (5 if ema else 4) + net.frozen)
 
 
 def kept_bytes(net: Net, texts: Texts, kind: str, *, dropout: bool = False) -> float:
     """What a pass through ``net`` keeps for its gradient, and the gradients of one layer on the way back."""
     dropout = dropout and net.dropout > 0
-    stream = texts.positions * (net.layers + 1) * net.width
+    layers = 2 if net.recomputed else net.layers + 1
+    stream = texts.positions * layers * net.width
     numbers = stream * (KEPT + KEPT_BY_DROPOUT * dropout)
     if dropout and kind == "cpu":  # there attention's weights are made whole: themselves, masked, and the mask
-        numbers += 3 * net.heads * (net.layers + 1) * texts.positions * texts.columns
+        numbers += 3 * net.heads * layers * texts.positions * texts.columns
+    if net.recomputed:  # the inputs of all
+        numbers += texts.positions * net.layers * net.width
     return FLOAT * numbers
 
 

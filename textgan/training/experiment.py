@@ -78,7 +78,7 @@ class Experiment:
     tokenizer: Tokenizer
     train: TokenDataset
     dev: TokenDataset
-    evaluator: Evaluator
+    evaluator: Evaluator | None  # None: of a classifier, which writes nothing
     logger: RunLogger
     interrupt: Interrupt
     ranks: Ranks = field(default_factory=Ranks)
@@ -190,10 +190,12 @@ class Experiment:
         calibration: dict[str, float] | None = None,
         best: str | None = None,
         last: bool = True,
+        about: dict[str, Any] | None = None,
     ) -> Path:
         """Write checkpoint ``name``, let ``last`` point to it, and the pointer to the best to ``best``; prune old ones.
 
         The state says where the best is, as a kill can come between the two pointers: see :meth:`restore_best`.
+        ``about``: what ``meta.json`` is to hold beside.
         """
         if not self.ranks.first:
             self.ranks.same(None)
@@ -218,6 +220,7 @@ class Experiment:
                 "metrics": metrics or {},
                 "calibration": calibration,
                 "results": self.results,
+                **(about or {}),
             },
         )
         if last:

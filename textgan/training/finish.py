@@ -8,9 +8,8 @@ from typing import Any
 
 from textgan.models.generator import Generator
 from textgan.sampling.latent import LatentGenerator
-from textgan.training.building import build_generator, fill
 from textgan.training.calibrate import calibrate
-from textgan.training.checkpoint import check_checkpoint, load_state, load_weights, read_pointer
+from textgan.training.checkpoint import check_checkpoint, load_model, load_state, read_pointer
 from textgan.training.evaluation import AnyGenerator
 from textgan.training.experiment import Experiment, say
 
@@ -100,8 +99,7 @@ def finish_phase(
 def finish_best(run: Experiment, arm: str, source: Path, fit: bool) -> dict[str, Any]:
     """The step ``source`` as checkpoint ``ARM-best``: calibrated, scored; returns its scores."""
     step = check_checkpoint(source)["step"]
-    generator = build_generator(run.config, run.tokenizer.vocab_size).to(run.device)
-    fill(generator, load_weights(source), source)
+    generator = load_model(source, run.config, run.tokenizer.vocab_size).to(run.device)
     entry = finish_arm(run, f"{arm} (best dev NLL)", generator, step, fit=fit)
     players = load_state(source).get("players", {})
     run.save(

@@ -1,5 +1,9 @@
 """What a run learns from: its corpus, its tokenizer and its rows, checked before anything is written."""
 
+from collections.abc import Sequence
+
+import torch
+
 from textgan.config import Config
 from textgan.data.corpus import Corpus, load_corpus
 from textgan.data.dataset import TokenDataset, build_dataset
@@ -8,9 +12,11 @@ from textgan.data.tokenizer import Tokenizer, train_tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.checkpoint import load_for_sampling
+from textgan.training.encoders import load_encoder_tokenizer
 from textgan.training.experiment import say
+from textgan.training.hub import load_tokenizer
 from textgan.training.logging import flatten
-from textgan.training.pretrained import find_pretrained, find_tokenizer
+from textgan.training.pretrained import find_pretrained
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -32,11 +38,13 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     """The tokenizer of the run's parent or of a pretrained model where there is one, else one of the training split."""
     if config.parent is not None:
         return parent_tokenizer(config, corpus)
+    if config.classifier and config.classifier.init_from:
+        return load_encoder_tokenizer(config.classifier.init_from, "classifier.init_from").tokenizer
     values = config.tokenizer
     if values.kind == "pretrained":
         if config.generator.init_from:
             return find_pretrained(config.generator.init_from).tokenizer
-        return find_tokenizer(values.init_from)
+        return load_tokenizer(values.init_from, "tokenizer.init_from").tokenizer
     return train_tokenizer(
         values.kind,
         [*openings_of(config.data.template, corpus.conditions.get("train", [])), *corpus.train],
@@ -98,6 +106,11 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
         if not texts:
             datasets[name] = None
             continue
+        if config.classifier:
+            datasets[name], long = cut_rows(texts, tokenizer, config.block_size)
+            if long:
+                say(f"{name}: {long} of {len(texts)} texts are cut at classifier.block_size={config.block_size} tokens")
+            continue
         try:
             datasets[name], long = build_dataset(
                 texts,
@@ -115,6 +128,14 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
                 f"{config.generator.block_size} tokens and were {done}"
             )
     return datasets
+
+
+def cut_rows(texts: Sequence[str], tokenizer: Tokenizer, block_size: int) -> tuple[TokenDataset, int]:
+    """A row for each text, cut so that it has its end within ``block_size`` targets; and how many were cut."""
+    rows = [tokenizer.encode(text) for text in texts]
+    cut = [torch.tensor([tokenizer.eos_id, *row[: block_size - 1], tokenizer.eos_id]) for row in rows]
+    offsets = torch.tensor([0, *(len(row) for row in cut)]).cumsum(0)
+    return TokenDataset(torch.cat(cut), offsets, tokenizer.eos_id), sum(len(row) > block_size - 1 for row in rows)
 
 
 def check_rows(config: Config, splits: dict[str, TokenDataset | None]) -> None:

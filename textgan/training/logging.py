@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,12 @@ class RunLogger:
         """Log a text (samples, an alarm), shown as it is: whatever looks like Markdown in it is escaped."""
         explain_tag(tag)
         self._page(step, tag, escape(text))
+
+    def table(self, step: int, tag: str, rows: Sequence[Sequence[str]]) -> None:
+        """Log a table whose first row is its headings."""
+        explain_tag(tag)
+        head, *body = (f"| {' | '.join(map(escape, row))} |" for row in rows)
+        self._page(step, tag, "\n".join([head, "| --- " * len(rows[0]) + "|", *body]))
 
     def summary(self, stages: Mapping[str, tuple[int, Mapping[str, float]]]) -> None:
         """Log the metrics of each stage, ``{"end": (step, {"nll": 1.2, ...})}``, for the HParams table.
@@ -201,6 +207,8 @@ class Silence:
     def perf(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def text(self, step: int, tag: str, text: str) -> None: ...
+
+    def table(self, step: int, tag: str, rows: Sequence[Sequence[str]]) -> None: ...
 
     def summary(self, stages: Mapping[str, tuple[int, Mapping[str, float]]]) -> None: ...
 

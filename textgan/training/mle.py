@@ -9,14 +9,19 @@ from typing import Any
 
 from textgan.data.dataset import batch_plan
 from textgan.models.generator import Generator
-from textgan.training.building import build_generator, compile_blocks, fill
+from textgan.models.sharing import own_state
+from textgan.training.adapting import restore, told
+from textgan.training.building import adapt, build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
 from textgan.training.conditioning import read_parts
 from textgan.training.experiment import Experiment, Selection, say
+from textgan.training.finetune import freeze, thaw, tuned_adamw
 from textgan.training.finish import finish_arm
-from textgan.training.objectives import mle_loss
-from textgan.training.optim import WeightAverage, adamw, clip_gradients, lr_at, set_lr
+from textgan.training.objectives import mle_loss_and_nll
+from textgan.training.optim import WeightAverage, clip_gradients, lr_at, set_lr
+from textgan.training.penalties import Penalties
 from textgan.training.pretrained import fill_pretrained
+from textgan.training.rank_allocation import RankAllocator
 from textgan.training.seeding import seed_dropout, stream_seed
 
 
@@ -25,22 +30,32 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     config, settings = run.config, run.config.mle
     seed_dropout(config.seed, "init")
     generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)
-    if config.generator.init_from and not resumed:
-        fill_pretrained(generator, config.generator.init_from)
+    pretrained = config.generator.init_from
+    if pretrained and not resumed:
+        fill_pretrained(generator, pretrained)
         score_pretrained(run, generator)
+    if config.adapter:
+        generator = adapt(config, generator)
+    freeze(config, generator)
+    if config.adapter or config.finetune.freeze:
+        say(told(config, generator) + ("" if pretrained else "; what is frozen is a random start"))
     average = WeightAverage(generator, settings.ema)
     compile_blocks(config, generator)
-    optimizer = adamw(generator, betas=settings.betas, weight_decay=settings.weight_decay, shards=run.shards)
+    optimizer = tuned_adamw(config, generator, settings, run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
     tokens = plan.mean_tokens * (int(run.train.counted.sum()) / int(run.train.lengths.sum()))
+    penalties = Penalties(config.finetune, generator)
+    allocator = RankAllocator(generator, average.module, config.adapter, settings.max_steps)
     selection = Selection(settings.patience)
     step = 0
     if resumed:
         step = resumed["step"]
-        generator.load_state_dict(resumed["generator"])
+        restore(generator, resumed["generator"], run.checkpoints)
         average.load_state_dict(resumed["average"])
         optimizer.load_state_dict(resumed["optimizer"])
         selection.load_state_dict(resumed["selection"])
+        allocator.load_state_dict(resumed.get("allocator", {}))
+        penalties.load_state_dict(resumed.get("penalties", {}))
 
     with run.progress("mle", total=settings.max_steps, done=step) as progress:
         while step < settings.max_steps and not selection.exhausted:
@@ -52,37 +67,42 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                 final_ratio=settings.final_lr_ratio,
             )
             set_lr(optimizer, lr)
+            thaw(config, optimizer, step)
             seed_dropout(config.seed, "mle", step, *run.ranks.stream)
             generator.train()
             optimizer.zero_grad()
-            loss, seen = 0.0, 0
+            loss, nll, seen = 0.0, 0.0, 0
             drawn = plan.indices(step)
             size = -(-len(drawn) // settings.accumulate)
             for rows, batch in zip(drawn.split(size), read_parts(run, drawn, size, "mle", step), strict=True):
                 with run.autocast():
-                    part = mle_loss(generator, batch.to(run.device), tokens) * bool(run.ranks.counted(len(rows)))
+                    found = mle_loss_and_nll(generator, batch.to(run.device), tokens, config.finetune.label_smoothing)
+                    part, plain = (x * bool(run.ranks.counted(len(rows))) for x in found)
                 part.backward()
-                loss, seen = loss + part.detach(), seen + int(run.train.counted[rows].sum())
-            (loss,) = run.ranks.add_up(generator, loss)
+                loss, nll, seen = loss + part.detach(), nll + plain, seen + int(run.train.counted[rows].sum())
+            loss, nll = run.ranks.add_up(generator, loss, nll)
+            penalties.add()
+            allocator.observe()
             norm = clip_gradients(generator, settings.grad_clip)
             optimizer.step()
             average.update()
+            allocator.prune()
             step += 1
             progress.advance(tokens=seen)
 
             if step % config.log_every == 0 or step == settings.max_steps:
-                numbers = run.check_finite(step, loss=loss, grad_norm=norm)
+                numbers = run.check_finite(step, loss=loss, nll=nll, grad_norm=norm)
                 run.logger.scalars(
                     step,
                     {
                         "train/loss": numbers["loss"],
-                        "train/nll": numbers["loss"] * tokens / seen,
+                        "train/nll": numbers["nll"] * tokens / seen,
                         "train/grad_norm": numbers["grad_norm"],
                         "schedule/lr": lr,
                     },
                 )
                 run.logger.perf(step, {"tokens_per_s": progress.rate("tokens")})
-                progress.show(nll=numbers["loss"] * tokens / seen)
+                progress.show(nll=numbers["nll"] * tokens / seen)
             values, best = {}, False
             if step % config.evaluation.every == 0 or step == settings.max_steps:
                 run.check_finite(step, loss=loss, grad_norm=norm)
@@ -102,10 +122,12 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
                     state={
                         "phase": "mle",
                         "step": step,
-                        "generator": generator.state_dict(),
+                        "generator": own_state(generator),
                         "average": average.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "selection": selection.state_dict(),
+                        "allocator": allocator.state_dict(),
+                        "penalties": penalties.state_dict(),
                     },
                     metrics=values,
                     best=run.step_name(step) if best else None,

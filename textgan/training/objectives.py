@@ -13,15 +13,27 @@ from textgan.models.generator import Generator
 from textgan.models.transformer import differentiable_twice
 from textgan.models.vae import Inference, TextVAE
 from textgan.ops.gan_losses import GAN_LOSSES, gradient_penalty, r1_penalty
-from textgan.ops.linear_cross_entropy import linear_entropy
+from textgan.ops.linear_cross_entropy import linear_entropy, smoothed_cross_entropy
 from textgan.ops.parts import like_lengths
 from textgan.training.ranks import Ranks
 from textgan.training.seeding import stream
 
 
-def mle_loss(generator: Generator, batch: Batch, tokens: float) -> Tensor:
+def mle_loss(generator: Generator, batch: Batch, tokens: float, label_smoothing: float = 0.0) -> Tensor:
     """Summed cross-entropy of the batch's real targets over the constant ``tokens`` (nats a token on average)."""
-    return generator.nll(batch.inputs, batch.targets, at=batch.mask, reduction="sum") / tokens
+    return mle_loss_and_nll(generator, batch, tokens, label_smoothing)[0]
+
+
+def mle_loss_and_nll(
+    generator: Generator, batch: Batch, tokens: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`mle_loss`, and the same without label smoothing, which carries no gradient."""
+    if not label_smoothing:
+        loss = generator.nll(batch.inputs, batch.targets, at=batch.mask, reduction="sum") / tokens
+        return loss, loss.detach()
+    states, targets = generator.states(batch.inputs, at=batch.mask), batch.targets[batch.mask]
+    loss, nll = smoothed_cross_entropy(states, *generator.output_layer, targets, label_smoothing)
+    return loss / tokens, nll / tokens
 
 
 def reconstruct(vae: TextVAE, batch: Batch, noise: Tensor, inputs: Tensor) -> tuple[Inference, Tensor]:

@@ -1,36 +1,54 @@
 """Optimiser, learning-rate schedule, weight average and gradient norms."""
 
-import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from textgan.models.sharing import copy_of, load_own_state, own_state
 from textgan.training.ranks import Ranks
 from textgan.training.sharded_adamw import ShardedAdamW
 
 
 def adamw(
-    model: nn.Module, *, betas: tuple[float, float], weight_decay: float, shards: Ranks | None = None
+    model: nn.Module,
+    *,
+    betas: tuple[float, float],
+    weight_decay: float,
+    shards: Ranks | None = None,
+    kinds: Callable[[str], dict[str, Any]] | None = None,
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that train; decay on matrices only (biases, gains: none). Loops set ``lr``.
 
-    ``shards``: processes that its moments are divided among; see :mod:`textgan.training.sharded_adamw`.
+    Args:
+        model: whose they are.
+        betas, weight_decay: AdamW's.
+        shards: processes that its moments are divided among; see :mod:`textgan.training.sharded_adamw`.
+        kinds: what the groups of parameters shall tell of each, by its name (``lr_scale``, see :func:`set_lr`);
+            those of one kind stand together.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    parameters = [(kinds(name) if kinds else {}, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups, found = [], []
+    for kind, _ in parameters:
+        if kind in found:
+            continue
+        found.append(kind)
+        own = [p for other, p in parameters if other == kind]
+        groups += [
+            {"params": [p for p in own if p.dim() >= 2], "weight_decay": weight_decay, **kind},
+            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0, **kind},
+        ]
     if shards is not None:
         return ShardedAdamW(groups, shards, betas=betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of all groups; one with an ``lr_scale`` gets that share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def lr_at(step: int, *, total_steps: int, peak: float, warmup_steps: int, final_ratio: float) -> float:
@@ -45,29 +63,32 @@ class WeightAverage:
     """Exponential moving average of a model's parameters, as a model of its own.
 
     The decay warms up as ``min(decay, (1 + n) / (10 + n))`` so that the random start is soon forgotten.
-    ``module`` is what gets evaluated, sampled and saved. Decay 0 tracks the model itself, without a copy.
+    ``module`` is what gets evaluated, sampled and saved. Decay 0 tracks the model itself, without a copy; and what is
+    frozen under an adapter is the model's own, without one.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.model = model
         self.decay = decay
         self.updates = 0
-        self.module = copy.deepcopy(model).requires_grad_(False) if decay else model
+        self.module = copy_of(model).requires_grad_(False) if decay else model
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         if self.decay:
             decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(list(self.module.parameters()), list(self.model.parameters()), 1 - decay)
+            pairs = zip(self.module.parameters(), self.model.parameters(), strict=True)
+            averaged, now = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
+            torch._foreach_lerp_(averaged, now, 1 - decay)
 
     def state_dict(self) -> dict:
-        return {"updates": self.updates, "weights": self.module.state_dict() if self.decay else None}
+        return {"updates": self.updates, "weights": own_state(self.module) if self.decay else None}
 
     def load_state_dict(self, state: dict) -> None:
         self.updates = state["updates"]
         if self.decay:
-            self.module.load_state_dict(state["weights"])
+            load_own_state(self.module, state["weights"])
 
 
 def grad_norm(grads: Iterable[Tensor | None]) -> Tensor:

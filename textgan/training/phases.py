@@ -13,9 +13,11 @@ from textgan.data.dataset import BatchPlan, TokenDataset, TokenPlan, batch_plan
 from textgan.ops.parts import like_lengths
 from textgan.ops.relaxation import FEEDBACK
 from textgan.training import estimate, work
-from textgan.training.building import build_generator, build_latent_mapper, build_vae
+from textgan.training.building import build_latent_mapper, build_vae
 from textgan.training.calibrate import MAX_LOGITS
+from textgan.training.classes import build_classifier
 from textgan.training.critic import build_discriminator
+from textgan.training.finetune import build_trained
 from textgan.training.work import Net, Texts, Work, net_of
 
 LOOKED_AT = 50  # batches of the first epoch
@@ -39,7 +41,11 @@ class Planner:
         """``kind`` of device: "cpu" or "cuda"."""
         self.config, self.kind = config, kind
         self.lengths, self.dev, self.test = splits["train"].lengths, splits["dev"], splits["test"]
-        self.generator = net_of(work.on_meta(build_generator, config, vocab), config.generator, vocab)
+        if config.classifier:
+            # The number of classes is not known here, and hardly matters.
+            self.classifier = net_of(work.on_meta(build_classifier, config, vocab, 2), config.encoder, vocab)
+            return
+        self.generator = net_of(work.on_meta(build_trained, config, vocab), config.generator, vocab)
         if config.adversarial:
             critic = work.on_meta(build_discriminator, config, vocab)
             self.critic = net_of(critic, config.discriminator, vocab)
@@ -51,7 +57,11 @@ class Planner:
 
     def parameters(self) -> dict[str, int]:
         """Numbers of them, by network."""
-        found = {"generator_parameters": self.generator.parameters}
+        if self.config.classifier:
+            return {"classifier_parameters": self.classifier.parameters}
+        found = {"generator_parameters": self.generator.parameters + self.generator.frozen}
+        if self.generator.frozen:
+            found["trained_parameters"] = self.generator.parameters
         if self.config.adversarial:
             found["discriminator_parameters"] = self.critic.parameters
         if self.config.vae:
@@ -62,6 +72,8 @@ class Planner:
     def phases(self) -> dict[str, Phase]:
         """Those that the config asks for, in their order."""
         config, found = self.config, {}
+        if config.classifier:
+            return {"classifier": self.classification()}
         if config.mle:
             found["mle"] = self.likelihood()
         if config.adversarial:
@@ -73,6 +85,19 @@ class Planner:
             if config.latent_gan:
                 found["latent_gan"] = self.latent_game()
         return found
+
+    def classification(self) -> Phase:
+        settings, net = self.config.classifier, self.classifier
+        plan = BatchPlan(self.lengths, settings.batch_size, 0)
+        texts, largest = self.texts(plan, settings.accumulate)
+        looks = -(-settings.max_steps // self.config.evaluation.every) + 1
+        return Phase(
+            steps=settings.max_steps,
+            epochs=settings.max_steps / plan.batches_per_epoch,
+            step=work.classifier_step(net, texts, settings.accumulate),
+            around=work.passes(net, self.held_out(self.dev), 1) * looks,
+            held=estimate.trained_bytes(net, 0.0) + estimate.kept_bytes(net, largest, self.kind, dropout=True),
+        )
 
     def likelihood(self) -> Phase:
         settings = self.config.mle

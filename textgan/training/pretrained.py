@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from textgan.config import Config
 from textgan.configbase import Section
 from textgan.configfile import load_config
-from textgan.data.tokenizer import LookupTokenizer, Tokenizer, pretrained_tokenizer
+from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.models import gpt2
 from textgan.training.building import causal_lm_of, fill
 from textgan.training.checkpoint import find_checkpoint
-from textgan.training.hub import from_pretrained
+from textgan.training.hub import from_pretrained, load_tokenizer
 
-OURS = "tokenization_textgan.py"
 ABOUT_FILES = ("architectures", "dtype", "torch_dtype", "transformers_version")
 LOOKED_AT = 8  # tokens that a model and its adapter are compared on
 MOST_GAP = 1e-2  # of logits, in float32
@@ -65,7 +64,7 @@ def find_pretrained(name: str) -> Pretrained:
         UserError: there is none, or its tokenizer cannot be used.
     """
     config = from_pretrained("AutoConfig", name, "generator.init_from")
-    tokenizer, bos_id = _tokenizer_of(name, "generator.init_from")
+    tokenizer, bos_id, _ = load_tokenizer(name, "generator.init_from")
     found = Pretrained(name, _plain(config), tokenizer, bos_id)
     rows = found.config.get("vocab_size")
     if rows is not None and tokenizer.vocab_size > rows:
@@ -80,41 +79,6 @@ def _plain(config: Any) -> dict[str, Any]:
     """A configuration of transformers as its config.json has it, all values of its kind, nothing of where it was."""
     values = json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in values.items() if not key.startswith("_") and key not in ABOUT_FILES}
-
-
-@lru_cache(maxsize=4)
-def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of the model ``tokenizer.init_from`` names.
-
-    Raises:
-        UserError: there is none, or it cannot be used.
-    """
-    return _tokenizer_of(name, "tokenizer.init_from")[0]
-
-
-def _tokenizer_of(name: str, what: str) -> tuple[Tokenizer, int]:
-    """The tokenizer of a model of transformers, and the token that opens its texts."""
-    if (Path(name) / OURS).is_file():  # what `textgan export` writes of words
-        vocabulary = json.loads((Path(name) / "vocab.json").read_text(encoding="utf-8"))
-        lowercase = json.loads((Path(name) / "tokenizer_config.json").read_text(encoding="utf-8"))["lowercase"]
-        words = sorted(vocabulary, key=vocabulary.get)
-        return LookupTokenizer("word", words, lowercase=lowercase, split="words"), LookupTokenizer.eos_id
-    theirs = from_pretrained("AutoTokenizer", name, what)
-    backend = getattr(theirs, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(
-            f"{what}={name}: its tokenizer is {type(theirs).__name__}, which has no tokenizer.json; give a model with "
-            "a fast tokenizer"
-        )
-    eos = theirs.eos_token or theirs.sep_token
-    if eos is None:
-        raise UserError(f"{what}={name}: its tokenizer has no token that ends a text; give a model that has one")
-    try:
-        tokenizer = pretrained_tokenizer(backend.to_str(), eos)
-    except ValueError as error:
-        raise UserError(f"{what}={name}: its tokenizer cannot be used: it {error}") from None
-    opening = theirs.bos_token_id if theirs.bos_token_id is not None else theirs.cls_token_id
-    return tokenizer, tokenizer.eos_id if opening is None else opening
 
 
 def resolve(config: Config, folder: Path | None = None) -> Config:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # name, what is best (real: the value of real text), digits
@@ -42,6 +43,13 @@ ROWS = (
     ("length_mean", "real", 2),
     ("length_sd", "real", 2),
 )
+CLASSIFIER_ROWS = (
+    ("accuracy", "high"),
+    ("macro_f1", "high"),
+    ("cross_entropy", "low"),
+    ("ece", "low"),
+    ("majority", "-"),
+)
 UNITS = {
     "nats a token, end counted": ("nll", "nll_known", "test_nll", "test_nll_known", "elbo_nll"),
     "nats a token": ("nll_oracle",),
@@ -57,6 +65,9 @@ def print_results(results: dict[str, Any]) -> None:
     """
     console = Console(highlight=False)
     phases = results["phases"]
+    if "classifier" in phases:
+        print_classifier(console, results["run"], phases["classifier"])
+        return
     rows = table_rows(phases)
     if table_width(rows) > console.width:
         phases = {name: entry for name, entry in phases.items() if not name.endswith("(best dev NLL)")}
@@ -79,6 +90,30 @@ def print_results(results: dict[str, Any]) -> None:
         console.print("best dev NLL: left out on a narrow terminal; see results.json", markup=False)
     for line in arm_lines(phases):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def print_classifier(console: Console, run: str, entry: dict[str, Any]) -> None:
+    """Print the scores of a classifier on dev and test, and its confusion matrix on the latter (else on dev)."""
+    metrics, confusion = entry["metrics"], entry["confusion"]
+    table = _plain_table(["metric", *confusion, "best"])
+    for name, best in CLASSIFIER_ROWS:
+        values = [metrics[name if split == "dev" else f"{split}_{name}"] for split in confusion]
+        table.add_row(name, *(f"{value:.4f}" for value in values), best)
+    console.print(f"{run}: classifier, best step {entry['step']}\n", markup=False, soft_wrap=True)
+    console.print(table)
+    split = list(confusion)[-1]
+    console.print(f"\n{split} texts by true class (row) and named class (column)\n", markup=False)
+    classes = _plain_table(["", *entry["classes"]])
+    for name, row in zip(entry["classes"], confusion[split], strict=True):
+        classes.add_row(escape(name), *map(str, row))
+    console.print(classes)
+
+
+def _plain_table(titles: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, title in enumerate(titles):
+        table.add_column(escape(title), justify="right" if i else "left", no_wrap=True)
+    return table
 
 
 def table_rows(phases: dict[str, Any]) -> list[list[str]]:

@@ -24,19 +24,24 @@ from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
 from textgan.ops.devices import check_compiler, device_name, has_bfloat16, pick_device
+from textgan.training.adapting import adopt
 from textgan.training.adversarial import train_adversarial
-from textgan.training.building import build_generator, build_model, fill
+from textgan.training.building import build_generator
 from textgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
+    load_model,
     load_state,
-    load_weights,
     read_pointer,
     write_atomically,
 )
+from textgan.training.classes import check_classifier
+from textgan.training.classifier import train_classifier
 from textgan.training.continuation import continue_mle
+from textgan.training.critic import check_vocabulary, reading_line
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, say
+from textgan.training.finetune import check_finetune
 from textgan.training.finish import finish_arm
 from textgan.training.forecast import Took, forecast
 from textgan.training.inputs import check_rows, encode, make_tokenizer, read_corpus
@@ -50,7 +55,7 @@ from textgan.training.ranks import Ranks, local_device
 from textgan.training.vae import train_vae
 
 # What a resumed run may change: where and how fast it computes, not what.
-RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer")
+RESUME_MAY_CHANGE = ("device", "threads", "shard_optimizer", "generator.gradient_checkpointing")
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | None = None) -> dict[str, Any]:
@@ -89,11 +94,19 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
     if last:
         check_same_data(last, corpus)
     check_rows(config, splits)
+    if reading := check_vocabulary(config, tokenizer):
+        say(reading_line(config, reading))
+    if config.classifier:
+        check_classifier(config, corpus, tokenizer)
+    if config.mle or config.adversarial:
+        check_finetune(config, tokenizer.vocab_size)
     took = None
     if ranks.size == 1:  # what several processes take, they take together
         planner = Planner(config, splits, tokenizer.vocab_size, device.type)
         took = Took(folder, forecast(config, planner, device), device)
-    evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
+    evaluator = None
+    if not config.classifier:
+        evaluator = Evaluator(config, corpus, tokenizer, splits["dev"], splits["test"], device, ranks)
     say(how_it_computes(config, device))
     if not last and config.generator.init_from and config.parent is None:
         pretrained_weights(config.generator.init_from)
@@ -124,7 +137,11 @@ def train(config: Config, folder: Path, *, resume: bool = False, ranks: Ranks | 
             )
             if state:
                 ranks.first_does(lambda: run.restore_best(state))
-            run_phases(run, state)
+            if config.classifier:
+                if state is None or state["phase"] != "classifier-done":
+                    train_classifier(run, splits["test"], state)
+            else:
+                run_phases(run, state)
             logger.summary(stages(run.results))
             status = "finished"
         except KeyboardInterrupt:
@@ -183,7 +200,7 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
             f"torchrun started {ranks.size} processes, but a run with data.condition={config.data.condition} is of "
             "one; leave torchrun away"
         )
-    for name in ("mle", "adversarial"):
+    for name in ("mle", "adversarial", "classifier"):
         phase = getattr(config, name)
         if phase and phase.batch_size // phase.accumulate < ranks.size:
             raise UserError(
@@ -229,8 +246,7 @@ def run_phases(run: Experiment, state: dict[str, Any] | None) -> None:
 def load_parent(run: Experiment, arm: str) -> tuple[nn.Module, int]:
     """The model of a finished phase of this run, and its step."""
     folder = run.checkpoints / arm
-    model = build_model(run.config, run.tokenizer.vocab_size, arm).to(run.device)
-    fill(model, load_weights(folder), folder)
+    model = load_model(folder, run.config, run.tokenizer.vocab_size, arm).to(run.device)
     return model, check_checkpoint(folder)["step"]
 
 
@@ -242,19 +258,20 @@ def adopt_parent(run: Experiment) -> tuple[Generator, int]:
     this run will be, and it is done again.
     """
     config = run.config
-    generator = build_generator(config, run.tokenizer.vocab_size).to(run.device)  # this config's dropout
     if config.parent is None:
         step, known = 0, None
         say(f"starting from {config.generator.init_from}")
+        generator = build_generator(config, run.tokenizer.vocab_size)  # with this config's dropout
         fill_pretrained(generator, config.generator.init_from)
     else:
         folder = find_checkpoint(config.adversarial.init_from)
         meta = check_checkpoint(folder)
         step, known = meta["step"], meta.get("calibration")
-        say(f"starting from {folder} (step {step})")
-        fill(generator, load_weights(folder), folder)
+        generator, adapter = adopt(folder, config, run.tokenizer.vocab_size)
+        say(f"starting from {folder} (step {step}){adapter}")
         if meta["data"] != run.corpus.fingerprint:
             known = None
+    generator.to(run.device)
     fit = config.adversarial.calibrate
     entry = finish_arm(run, "mle", generator, step, fit=fit, known=known)
     values = run.evaluate(generator, step)
@@ -310,12 +327,9 @@ def check_same_data(last: Path, corpus: Corpus) -> None:
 
 def write_results(run: Experiment) -> dict[str, Any]:
     """Write and return results.json: real text, each phase, and the signature of the metrics."""
-    results = {
-        "run": str(run.folder),
-        "data": run.corpus.fingerprint,
-        "phases": run.results,
-        "signature": run.evaluator.signature(run.config.evaluation.final_samples),
-    }
+    results = {"run": str(run.folder), "data": run.corpus.fingerprint, "phases": run.results}
+    if run.evaluator is not None:
+        results["signature"] = run.evaluator.signature(run.config.evaluation.final_samples)
     write_atomically(run.folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     return results
 
@@ -325,6 +339,8 @@ def stages(results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, dict[str,
     entries = {name: (entry["step"], entry["metrics"]) for name, entry in results.items()}
     before = {"pretrained": entries["pretrained"]} if "pretrained" in entries else {}
     parent = {"parent": entries["mle"]} if "mle" in entries and len(entries) > 1 else {}
+    if "classifier" in entries:
+        return {"end": entries["classifier"], "best": entries["classifier"]}
     if "latent_gan" in entries:
         return {**before, **parent, "vae": entries["vae"], "end": entries["latent_gan"], "best": entries["latent_gan"]}
     if "vae" in entries:

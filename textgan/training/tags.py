@@ -12,8 +12,9 @@ from textgan.metrics.suite import METRICS, meaning
 # Tags of the metrics of texts (BLEU, distinct-n ...) are explained by the metrics themselves.
 TAGS = {
     "train/loss": "MLE: the loss whose gradient is taken; negative log-likelihood summed over the batch's tokens, "
-    "over the constant batch_size x mean length (nats)",
-    "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on",
+    "over the constant batch_size x mean length (nats); with finetune.label_smoothing, that of smoothed targets",
+    "train/nll": "MLE: negative log-likelihood of the training batch, nats a token, with dropout on, and never with "
+    "label smoothing",
     "train/grad_norm": "gradient norm of the generator before clipping (adversarial: of the combined gradient)",
     "train/mle_loss": "adversarial phase: the MLE loss kept beside, as train/loss; only where mle_weight is above 0",
     "train/kl_parent": "KL(parent || generator) on real text, nats a token; only where kl_weight is above 0",
@@ -39,7 +40,16 @@ TAGS = {
     "train/aggregate_acc": "VAE: share of pairs in which that critic scores the prior above a code; 0.5: no difference",
     "train/e_loss": "latent GAN: the critic's loss in the encoder (latent_gan.encoder_weight), before its weight",
     "train/grad_norm_vae": "latent GAN: gradient norm of encoder and decoder before clipping",
-    "schedule/lr": "learning rate of the generator",
+    "train/class_loss": "classifier: cross-entropy of the training batch, nats a text, with dropout on",
+    "classifier/accuracy": "classifier: share of dev texts whose likeliest class is the true one",
+    "classifier/macro_f1": "classifier: mean over the classes of F1 on dev: rare classes count as frequent ones",
+    "classifier/cross_entropy": "classifier: -log of the true class's probability, nats a dev text",
+    "classifier/ece": "classifier: expected calibration error on dev, the mean gap between how sure it is and how "
+    "often it is right, in 15 bins of confidence (0 is perfect)",
+    "classifier/majority": "classifier: accuracy of always naming the most frequent class of dev: the mark to beat",
+    "samples/confusion": "classifier: numbers of dev texts by true class (row) and named class (column)",
+    "schedule/lr": "learning rate of the generator (with finetune.layer_lr_decay, of what stands above its blocks), or "
+    "of a classifier",
     "schedule/lr_vae": "latent GAN: learning rate of encoder and decoder",
     "schedule/kl_weight": "VAE: weight of the KL (beta)",
     "schedule/lr_d": "learning rate of the discriminator",
@@ -126,7 +136,7 @@ def explain_metric(name: str) -> str:
     """Return what a metric means by its bare name: ``nll``, ``test_nll``, ``self_bleu_4``, ``self_bleu_4_real``."""
     if name.startswith("test_"):
         return f"{explain_metric(name.removeprefix('test_'))} (here of the test split)"
-    for group in ("quality", "vae"):
+    for group in ("quality", "vae", "classifier"):
         if f"{group}/{name}" in TAGS:
             return TAGS[f"{group}/{name}"]
     plain = name.removesuffix("_real")
@@ -196,5 +206,6 @@ def layout() -> dict[str, dict[str, list]]:
             "active units": chart("vae/active_units"),
             "active directions (copies of a unit count once)": chart("vae/active_directions"),
         },
+        "Classifier": {name: chart(f"classifier/{name}") for name in ("accuracy", "macro_f1", "cross_entropy", "ece")},
         "GAN health": {name: chart(f"train/{name}") for name in _GAN_HEALTH} | {"tau": chart("schedule/tau")},
     }

@@ -14,6 +14,7 @@ from torch import Tensor
 from textgan.data.dataset import Batch, BatchPlan
 from textgan.models.vae import TextVAE
 from textgan.ops.elbo import free_bits, kl_weight_at, kl_weight_settles, word_dropout
+from textgan.training.adapting import plain_weights
 from textgan.training.aggregate import AggregateTerm, build_aggregate_term
 from textgan.training.aggressive import Aggressive, catch_up
 from textgan.training.building import build_vae, compile_blocks, fill, fill_decoder
@@ -149,7 +150,7 @@ def new_vae(run: Experiment) -> TextVAE:
     origin = run.config.vae.init_from
     if origin is not None:
         folder = run.checkpoints / "mle" if origin == "mle" else find_checkpoint(origin)
-        fill_decoder(vae, load_weights(folder), folder)
+        fill_decoder(vae, plain_weights(folder), folder)
     return vae.to(run.device)
 
 

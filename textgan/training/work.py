@@ -17,6 +17,7 @@ from textgan.config import Config
 from textgan.confignets import Discriminator as DiscriminatorShape
 from textgan.confignets import Generator as GeneratorShape
 from textgan.configvae import Encoder as EncoderShape
+from textgan.models.bert import PretrainedEncoder
 from textgan.models.causal_lm import CausalLM
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.gan_losses import GAN_LOSSES
@@ -77,6 +78,10 @@ class Net(NamedTuple):
         table_width: of that which tokens are read from, or written with.
         dropout: its share.
         sequential: whether its positions wait for each other (LSTM).
+        frozen: numbers in parameters that are not trained.
+        fixed: those of them among the weights: products on the way back to them are left out.
+        table_fixed: whether the table of tokens is frozen.
+        recomputed: whether blocks are computed again on the way back (gradient checkpointing).
     """
 
     weights: int
@@ -88,6 +93,10 @@ class Net(NamedTuple):
     table_width: int
     dropout: float
     sequential: bool
+    frozen: int = 0
+    fixed: int = 0
+    table_fixed: bool = False
+    recomputed: bool = False
 
 
 class Texts(NamedTuple):
@@ -101,6 +110,17 @@ class Texts(NamedTuple):
 
 def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | EncoderShape, vocab: int) -> Net:
     """The network ``module`` of the config's ``shape``; it may be on the meta device."""
+    pretrained = next((m for m in module.modules() if isinstance(m, PretrainedEncoder)), None)
+    if pretrained is not None:
+        body = pretrained.body.config
+        shape = shape.model_copy(
+            update={
+                "kind": "transformer",
+                "n_layer": body.num_hidden_layers,
+                "n_head": body.num_attention_heads,
+                "n_embd": body.hidden_size,
+            }
+        )
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     if isinstance(module, LSTMGenerator | CausalLM) and module.head is not None:
         tables.add(id(module.head.weight))  # reads tokens from one table and writes them with another
@@ -111,7 +131,7 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
     is_lstm = shape.kind == "lstm"
     return Net(
         weights=weights,
-        parameters=sum(p.numel() for p in parameters),
+        parameters=sum(p.numel() for p in parameters if p.requires_grad),
         layers=1 if shape.kind == "cnn" else shape.n_layer,
         width=shape.n_hidden if is_lstm else shape.n_embd,
         heads=0 if shape.kind in ("cnn", "lstm") else shape.n_head,
@@ -119,12 +139,19 @@ def net_of(module: nn.Module, shape: GeneratorShape | DiscriminatorShape | Encod
         table_width=shape.n_hidden if is_lstm else shape.n_embd,
         dropout=shape.dropout,
         sequential=is_lstm,
+        frozen=sum(p.numel() for p in parameters if not p.requires_grad),
+        fixed=sum(p.numel() for p in parameters if p.dim() >= 2 and id(p) not in tables and not p.requires_grad),
+        table_fixed=any(id(p) in tables and len(p) == vocab and not p.requires_grad for p in parameters),
+        recomputed=getattr(shape, "gradient_checkpointing", False),
     )
 
 
 def passes(net: Net, texts: Texts, times: float, *, dropout: bool = False) -> Work:
     """Going through ``net``: ``times`` is 1 for a pass forward, 3 with one backward, 2 more for each further one."""
-    products = 2 * times * net.weights * texts.positions
+    fixed = (times - 1) // 2 * net.fixed
+    if net.recomputed and times > 1:
+        times += 1
+    products = 2 * (times * net.weights - fixed) * texts.positions
     stream = texts.positions * net.layers * net.width
     if net.heads:
         products += 4 * times * stream * texts.columns
@@ -139,7 +166,8 @@ def passes(net: Net, texts: Texts, times: float, *, dropout: bool = False) -> Wo
 def output(net: Net, texts: Texts, times: float) -> Work:
     """The output layer over the vocabulary and its softmax; ``times`` as in :func:`passes`."""
     logits = texts.tokens * net.vocab
-    return Work(products=2 * times * net.table_width * logits, logits=times / 3 * logits)
+    times_back = (times - 1) // 2 * net.table_fixed
+    return Work(products=2 * (times - times_back) * net.table_width * logits, logits=times / 3 * logits)
 
 
 def decode(net: Net, texts: Texts) -> Work:
@@ -202,13 +230,19 @@ def relaxed_pass(net: Net, texts: Texts, estimator: str, hops: int) -> Work:
         once = passes(net, texts, 3) + Work(products=6 * product, relaxed=logits)
         return once * (hops + 1) + decode(net, texts)
     # Logits are not held for the way back, but computed again.
-    return passes(net, texts, 3) + Work(products=(3 if estimator in HARD else 4) * product, relaxed=logits)
+    products = (3 if estimator in HARD else 4) - net.table_fixed
+    return passes(net, texts, 3) + Work(products=products * product, relaxed=logits)
 
 
 def vae_step(encoder: Net, decoder: Net, texts: Texts, parts: int = 1) -> Work:
     """An update of a VAE."""
     once = passes(encoder, texts, 3, dropout=True) + passes(decoder, texts, 3, dropout=True) + output(decoder, texts, 3)
     return once * parts + Work(updated=encoder.parameters + decoder.parameters)
+
+
+def classifier_step(net: Net, texts: Texts, parts: int = 1) -> Work:
+    """An update of a classifier; ``parts`` as in :func:`mle_step`."""
+    return passes(net, texts, 3, dropout=True) * parts + Work(updated=net.parameters)
 
 
 def evaluation(generator: Net, samples: Texts, dev: Texts, batch_size: int, draws: int = 1) -> Work:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textgan.data.corpus import _split_by_hash, load_corpus
+from textgan.data.corpus import Row, _split_by_hash, load_corpus
 from textgan.data.named_corpora import _hf_rows
 from textgan.errors import UserError
 
@@ -48,7 +48,7 @@ FRACTIONS = st.fixed_dictionaries({"dev": st.sampled_from([0.0, 0.1, 0.3]), "tes
 
 @given(st.lists(st.text(max_size=8), max_size=60), st.lists(st.text(max_size=8), max_size=60), FRACTIONS)
 def test_more_texts_never_move_the_others(texts, more, fractions):
-    texts, more = ([(text, None) for text in part] for part in (texts, more))
+    texts, more = ([Row(text) for text in part] for part in (texts, more))
     before, after = _split_by_hash(texts, fractions), _split_by_hash(texts + more, fractions)
     for split in before:
         assert after[split][: len(before[split])] == before[split]
@@ -363,7 +363,9 @@ def test_hugging_face_classes_are_named(tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
-    assert _hf_rows(rows, "text", "label", "place") == [("a", "yes"), ("b", "no"), ("c", None)]
+    labelled = _hf_rows(rows, "text", "label", None, "place")
+    assert labelled == [("a", "yes", None), ("b", "no", None), ("c", None, None)]
+    assert [row[2] for row in _hf_rows(rows, "text", None, "text", "place")] == ["a", "b", "c"]
 
 
 def test_hugging_face_data_of_lists_is_joined_and_split(hf_folder):

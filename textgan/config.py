@@ -19,6 +19,8 @@ from textgan.confignets import Discriminator, Generator, Tokenizer
 from textgan.configphases import MLE, Adversarial
 from textgan.configvae import VAE, Encoder
 
+TEMPLATE = "{condition} |\n"
+
 
 class Data(Section):
     source: str = Field(
@@ -34,6 +36,21 @@ class Data(Section):
         "auto", description="how texts stand in the files"
     )
     field: str = Field("text", description="name of the field that holds the text, for jsonl and csv")
+    condition: str | None = Field(
+        None,
+        description="name of the field (jsonl, csv, hf) that holds what a text is written for: its title, keywords (a "
+        "list is joined by commas), a story to sum up; `field` is what is learned then; none: free texts",
+    )
+    template: str = Field(
+        TEMPLATE,
+        description="what opens each row before its text, such as 'Title: {condition}\\nStory: '; tokens that are "
+        "words do not see white space, so end it with a sign",
+    )
+    condition_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of training rows that are read without their opening, so that one model writes with and "
+        "without conditions (Ho & Salimans 2022)",
+    )
     label: str | None = Field(
         None,
         description="name of the field (jsonl, csv, hf) that holds a text's class or source, or of what an embedded "
@@ -57,6 +74,26 @@ class Data(Section):
             raise ValueError(
                 f"dev_fraction={self.dev_fraction} and test_fraction={self.test_fraction} leave nothing to "
                 "train on; their sum must be below 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs(self):
+        if self.template.count("{condition}") != 1:
+            raise ValueError(
+                f"template={self.template!r} must hold {{condition}} exactly once, such as 'Title: {{condition}}\\n'"
+            )
+        if self.condition is None:
+            for name, neutral in (("template", TEMPLATE), ("condition_dropout", 0)):
+                if getattr(self, name) != neutral:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} has no effect without `condition`, the field that holds what "
+                        "texts are written for; give it, or leave this away"
+                    )
+        elif self.too_long == "window":
+            raise ValueError(
+                "too_long=window would cut texts from their condition; with `condition` take too_long=drop and a "
+                "larger generator.block_size"
             )
         return self
 
@@ -169,6 +206,8 @@ class Config(Section):
                 "latent_gan learns from the codes of a VAE: give a `vae` section too, or drop `latent_gan`"
             )
         self._check_pretrained()
+        if self.data.condition is not None:
+            self._check_pairs()
         self._check_finetune()
         if self.vae is not None:
             self._check_vae()
@@ -197,6 +236,28 @@ class Config(Section):
                 f"mle.batch_size={self.mle.batch_size} is not divisible by mle.accumulate={self.mle.accumulate}"
             )
         return self
+
+    def _check_pairs(self) -> None:
+        given, game = f"data.condition={self.data.condition}", self.adversarial
+        if self.vae is not None:
+            raise ValueError(f"{given}: a VAE writes from its latent alone; drop the `vae` section, or give none")
+        if game is None:
+            return
+        if game.estimator == "soft":
+            raise ValueError(
+                f"{given} needs an estimator that reads hard tokens back; adversarial.estimator=soft does not: take "
+                "straight_through or another"
+            )
+        if game.share_fakes:
+            raise ValueError(
+                f"{given}: fakes continue the conditions of their own batch, so adversarial.share_fakes=true has none "
+                "to share; leave it away"
+            )
+        if game.replay_batches:
+            raise ValueError(
+                f"{given}: fakes continue the conditions of their own batch, so old ones fit none; set "
+                f"adversarial.replay_batches=0, not {game.replay_batches}"
+            )
 
     def _check_classifier(self) -> None:
         others = [name for name in ("mle", "adversarial", "vae", "latent_gan") if getattr(self, name) is not None]

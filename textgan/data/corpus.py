@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from textgan.data.named_corpora import GRAMMARS, ORACLES, Oracle, draw_texts, hf_texts, label_stories, nltk_texts
 from textgan.data.readers import is_readable, read_texts
@@ -15,7 +16,19 @@ from textgan.errors import UserError
 
 SPLITS = ("train", "dev", "test")
 _SHOWN_LABELS = 12
-Row = tuple[str, str | None]  # a text and its label
+
+
+class Row(NamedTuple):
+    """A text, its label, and what it is written for."""
+
+    text: str
+    label: str | None = None
+    condition: str | None = None
+
+    @property
+    def pair(self) -> tuple[str, str | None]:
+        """What makes two rows copies of each other."""
+        return self.text, self.condition
 
 
 @dataclass
@@ -76,7 +89,7 @@ class Corpus:
 
     name: the source. fingerprint: SHA-256 (hex) of the texts of the splits, in order. oracle: the true
     distribution, for corpora drawn from one. labels: by split, of each text its class or source (None where it has
-    none); only classifiers see them.
+    none); only classifiers see them. conditions: by split, what each text is written for; empty for free texts.
     """
 
     name: str
@@ -87,6 +100,7 @@ class Corpus:
     report: CorpusReport
     oracle: Oracle | None = None
     labels: dict[str, list[str | None]] = field(default_factory=dict)
+    conditions: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load_corpus(
@@ -99,6 +113,7 @@ def load_corpus(
     format: str = "auto",
     field: str = "text",
     label: str | None = None,
+    condition: str | None = None,
     encoding: str = "utf-8",
     size: int = 20_000,
     seed: int = 0,
@@ -117,11 +132,14 @@ def load_corpus(
         dev, test: files of given splits, which are taken as they are. None: the split is made from the source.
         dev_fraction, test_fraction: share of the source for a split that is not given; 0 for none. The hash
             of a text alone decides where it goes: more texts never move the others, and no text is in two
-            splits. Drawn texts are drawn anew instead; those that also occur in train are left out.
-        format, field, label, encoding, max_chars: how files are read, see `read_texts`; `label` is a column of
-            Hugging Face data too, and of an embedded grammar what its stories remember, such as "luck".
-        dedupe: drop later copies of a text from the source (the label of the first stays). Given splits keep
-            theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
+            splits. Drawn texts are drawn anew instead; those that also occur in train are left out. Of pairs it is
+            the hash of the condition, so all texts of one condition are in one split: held-out pairs then ask for
+            what training has never been told, and no continuation of theirs can have been learned by heart.
+        format, field, label, condition, encoding, max_chars: how files are read, see `read_texts`; `label` and
+            `condition` are columns of Hugging Face data too, and `label` of an embedded grammar what its stories
+            remember, such as "luck".
+        dedupe: drop later copies of a text (with its condition) from the source (the label of the first stays). Given
+            splits keep theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
         lowercase: turn all texts to lower case first.
 
     Raises:
@@ -138,11 +156,19 @@ def load_corpus(
     given: dict[str, list[Row]] = {}
 
     def read(path: str | Path) -> list[Row]:
-        reading = read_texts(path, format=format, field=field, label=label, encoding=encoding, max_chars=max_chars)
+        reading = read_texts(
+            path,
+            format=format,
+            field=field,
+            label=label,
+            condition=condition,
+            encoding=encoding,
+            max_chars=max_chars,
+        )
         report.blank += reading.blank
         for name, n in reading.formats.items():
             report.formats[name] = report.formats.get(name, 0) + n
-        return list(zip(reading.texts, reading.labels, strict=True))
+        return list(map(Row, reading.texts, reading.labels, reading.conditions))
 
     def draw(n: int, split: str) -> list[Row]:
         texts = draw_texts(oracle, n, seed, split)
@@ -150,6 +176,11 @@ def load_corpus(
 
     if label is not None and ((source in ORACLES and source not in GRAMMARS) or source.startswith("nltk:")):
         raise UserError(f"the texts of {source} have no field {label!r} for a label; leave data.label away")
+    if condition is not None and (source in ORACLES or source.startswith("nltk:")):
+        raise UserError(
+            f"the texts of {source} have no field {condition!r} for a condition; give pairs as jsonl or csv (`textgan "
+            "data pairs` writes some), or leave data.condition away"
+        )
     if source in ORACLES:
         if size < 1:
             raise UserError(f"size={size} must be at least 1")
@@ -158,7 +189,10 @@ def load_corpus(
     elif source.startswith("nltk:"):
         rows = _clean(_unlabelled(nltk_texts(source.removeprefix("nltk:"))), report)
     elif source.startswith("hf:"):
-        given = {split: _clean(found, report) for split, found in hf_texts(source[3:], field, label).items()}
+        given = {
+            split: _clean([Row(*row) for row in found], report)
+            for split, found in hf_texts(source[3:], field, label, condition).items()
+        }
         rows = given.pop("train")
     elif is_readable(source):
         rows = read(source)
@@ -170,10 +204,10 @@ def load_corpus(
         given = {split: _lower(found) for split, found in given.items()}
 
     report.texts = len(rows)
-    first = dict(reversed(rows))  # text -> label of its first copy
-    unique = [(text, first[text]) for text in dict.fromkeys(text for text, _ in rows)]
+    first = {row.pair: row for row in reversed(rows)}  # the first copy of each
+    unique = [first[pair] for pair in dict.fromkeys(row.pair for row in rows)]
     report.duplicates = {"source": len(rows) - len(unique)}
-    report.duplicates |= {split: len(found) - len(dict(found)) for split, found in given.items()}
+    report.duplicates |= {split: len(found) - len({row.pair for row in found}) for split, found in given.items()}
     if dedupe and oracle is None:
         report.dropped = len(rows) - len(unique)
         rows = unique
@@ -187,29 +221,38 @@ def load_corpus(
         for split, fraction in fractions.items():
             drawn = draw(round(size * fraction), split)
             drawn = _lower(drawn) if lowercase else drawn
-            splits[split] = [row for row in drawn if row[0] not in first]
+            splits[split] = [row for row in drawn if row.pair not in first]
             report.kept_out += len(drawn) - len(splits[split])
     for split in ("train", *(split for split, fraction in fractions.items() if fraction)):
         if not splits[split]:
             raise UserError(_empty(split, len(rows), fractions))
-    texts = {split: [text for text, _ in splits[split]] for split in SPLITS}
-    labels = {split: [label for _, label in splits[split]] for split in SPLITS}
+    texts = {split: [row.text for row in splits[split]] for split in SPLITS}
+    labels = {split: [row.label for row in splits[split]] for split in SPLITS}
+    conditions = {split: [row.condition for row in splits[split]] for split in SPLITS} if condition else {}
     report.sizes = {split: len(found) for split, found in texts.items()}
     report.overlaps = _overlaps(texts)
     report.labels = dict(Counter(label for label in labels["train"] if label is not None).most_common())
-    return Corpus(source, **texts, fingerprint=_fingerprint(texts), report=report, oracle=oracle, labels=labels)
+    return Corpus(
+        source,
+        **texts,
+        fingerprint=_fingerprint(texts, conditions),
+        report=report,
+        oracle=oracle,
+        labels=labels,
+        conditions=conditions,
+    )
 
 
 def _unlabelled(texts: list[str]) -> list[Row]:
-    return [(text, None) for text in texts]
+    return [Row(text) for text in texts]
 
 
 def _lower(rows: list[Row]) -> list[Row]:
-    return [(text.lower(), label) for text, label in rows]
+    return [row._replace(text=row.text.lower(), condition=row.condition and row.condition.lower()) for row in rows]
 
 
 def _clean(rows: list[Row], report: CorpusReport) -> list[Row]:
-    kept = [(stripped, label) for text, label in rows if (stripped := text.strip())]
+    kept = [row._replace(text=stripped) for row in rows if (stripped := row.text.strip())]
     report.blank += len(rows) - len(kept)
     if not kept:
         raise UserError(f"{report.source} holds no text")
@@ -217,13 +260,15 @@ def _clean(rows: list[Row], report: CorpusReport) -> list[Row]:
 
 
 def _split_by_hash(rows: Sequence[Row], fractions: dict[str, float]) -> dict[str, list[Row]]:
-    """Each row by the place of its text's SHA-256 in 0..1: test from below, dev from above, train between.
+    """Each row by the place of the SHA-256 of its condition, or else its text, in 0..1.
+
+    Test is taken from below, dev from above, train between.
 
     So changing one fraction moves no text between the other two splits.
     """
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row in rows:
-        place = int.from_bytes(hashlib.sha256(row[0].encode()).digest()[:8], "big") / 2**64
+        place = int.from_bytes(hashlib.sha256((row.condition or row.text).encode()).digest()[:8], "big") / 2**64
         if place < fractions.get("test", 0):
             splits["test"].append(row)
         elif place >= 1 - fractions.get("dev", 0):
@@ -239,9 +284,10 @@ def _overlaps(splits: dict[str, list[str]]) -> dict[str, int]:
     return {f"{a} in {b}": sum(n for text, n in counts[a].items() if text in counts[b]) for a, b in pairs}
 
 
-def _fingerprint(splits: dict[str, list[str]]) -> str:
+def _fingerprint(texts: dict[str, list[str]], conditions: dict[str, list[str]]) -> str:
     digest = hashlib.sha256()
-    for split, rows in splits.items():
+    named = {f"conditions of {split}": rows for split, rows in conditions.items()}
+    for split, rows in (texts | named).items():
         digest.update(f"{split} {len(rows)}\n".encode())
         for text in rows:
             data = text.encode()

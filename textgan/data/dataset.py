@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,14 +21,16 @@ WINDOW_BATCHES = 50
 
 
 class Batch(NamedTuple):
-    """A padded batch of full rows `[eos, w1..wn, eos]`.
+    """A padded batch of full rows `[eos, w1..wn, eos]`, or of pairs `[eos, c1..cm, w1..wn, eos]`.
 
     ids: (B, T+1) long, padded on the right with eos.
-    lengths: (B,) long, the number of real targets of each row (so T is their maximum).
+    lengths: (B,) long, the number of real targets of each row (so T is their maximum); the opening of a pair counts.
+    starts: (B,) long, the number of opening tokens c1..cm of each row, which are given and not learned; None: none.
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
+    starts: torch.Tensor | None = None
 
     @property
     def inputs(self) -> torch.Tensor:
@@ -42,13 +44,43 @@ class Batch(NamedTuple):
 
     @property
     def mask(self) -> torch.Tensor:
-        """(B, T) bool, True where the target is real; padding is told by this, never by the id."""
-        positions = torch.arange(self.ids.shape[1] - 1, device=self.ids.device)
-        return positions < self.lengths[:, None]
+        """(B, T) bool, True where the target is to be learned; padding is told by this, never by the id."""
+        return span_mask(self.starts, self.lengths, self.ids.shape[1] - 1)
+
+    @property
+    def openings(self) -> torch.Tensor:
+        """(B, M) what opens each row, without the first eos; M is the longest, behind others stands what follows."""
+        return self.targets[:, : 0 if self.starts is None else int(self.starts.max())]
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """(B,) number of targets of each row that are to be learned."""
+        return self.lengths if self.starts is None else self.lengths - self.starts
+
+    def without_openings(self, rows: torch.Tensor) -> Batch:
+        """The batch of pairs with the openings of these rows (B,) bool left out, no wider than it need be."""
+        starts = self.starts * rows
+        lengths = self.lengths - starts
+        columns = torch.arange(int(lengths.max()) + 1, device=self.ids.device)
+        places = (columns + starts[:, None] * (columns > 0)).clamp(max=self.ids.shape[1] - 1)
+        ended = columns > lengths[:, None]
+        ids = self.ids.gather(1, places).where(~ended, self.ids[:, :1])
+        return Batch(ids, lengths, self.starts - starts)
+
+    def map(self, f: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """`f` of each tensor, which chooses rows or moves them."""
+        return Batch(*(part if part is None else f(part) for part in self))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return Batch(self.ids.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+        return self.map(lambda part: part.to(device, non_blocking=True))
+
+
+def span_mask(starts: torch.Tensor | None, lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """(B, width) bool, True from the columns `starts` (None: from the first) to before `lengths` (B,)."""
+    positions = torch.arange(width, device=lengths.device)
+    inside = positions < lengths[:, None]
+    return inside if starts is None else inside & (positions >= starts[:, None])
 
 
 class TokenDataset:
@@ -57,20 +89,42 @@ class TokenDataset:
     tokens: (M,) long, all rows.
     offsets: (N+1,) long, row i is `tokens[offsets[i]:offsets[i+1]]`.
     lengths: (N,) long, the number of targets of each row, which is one less than its tokens.
+    starts: (N,) long, how many of them open a pair and are not learned; None: no row has such.
     origins: (N,) long, the place of each row's text among those that the data set was built from.
     """
 
     def __init__(
-        self, tokens: torch.Tensor, offsets: torch.Tensor, eos_id: int, *, origins: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        offsets: torch.Tensor,
+        eos_id: int,
+        *,
+        origins: torch.Tensor | None = None,
+        starts: torch.Tensor | None = None,
     ):
         """origins: None where each row is a text of its own."""
         self.tokens = tokens
         self.offsets = offsets
         self.eos_id = eos_id
         self.lengths = offsets.diff() - 1
+        self.starts = starts
         self.origins = torch.arange(len(self.lengths)) if origins is None else origins
         if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(tokens) or (self.lengths < 1).any():
             raise ValueError("offsets must rise from 0 to len(tokens) in steps of at least 2")
+        if starts is not None and ((starts < 0) | (starts >= self.lengths)).any():
+            raise ValueError("starts must lie in 0..length-1: a row needs a target behind its opening")
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """(N,) number of targets of each row that are to be learned."""
+        return self.lengths if self.starts is None else self.lengths - self.starts
+
+    def opening(self, row: int) -> list[int]:
+        """Ids that open a row, without the first eos."""
+        if self.starts is None:
+            return []
+        first = int(self.offsets[row]) + 1
+        return self.tokens[first : first + int(self.starts[row])].tolist()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -86,7 +140,7 @@ class TokenDataset:
         columns = torch.arange(int(lengths.max()) + 1)
         places = (self.offsets[rows, None] + columns).clamp(max=len(self.tokens) - 1)  # (B, T+1)
         ids = self.tokens[places].masked_fill(columns > lengths[:, None], self.eos_id)
-        return Batch(ids, lengths)
+        return Batch(ids, lengths, None if self.starts is None else self.starts[rows])
 
     def select(self, rows: torch.Tensor) -> TokenDataset:
         """The rows of these indices, in their order, as a data set of their own."""
@@ -94,16 +148,22 @@ class TokenDataset:
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         shift = (self.offsets[rows] - offsets[:-1]).repeat_interleave(sizes)
         tokens = self.tokens[torch.arange(len(shift)) + shift]
-        return TokenDataset(tokens, offsets, self.eos_id, origins=self.origins[rows])
+        starts = None if self.starts is None else self.starts[rows]
+        return TokenDataset(tokens, offsets, self.eos_id, origins=self.origins[rows], starts=starts)
 
     def rows_with(self, token: int) -> torch.Tensor:
-        """(N,) bool, True for the rows that hold `token`."""
+        """(N,) bool, True for the rows that hold `token`, in their openings or elsewhere."""
         seen = torch.cat([torch.zeros(1, dtype=torch.long), (self.tokens == token).cumsum(0)])
         return seen[self.offsets[1:]] > seen[self.offsets[:-1]]
 
 
 def build_dataset(
-    texts: Iterable[str], tokenizer: Tokenizer, *, block_size: int, too_long: str
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    block_size: int,
+    too_long: str,
+    openings: Sequence[str] | None = None,
 ) -> tuple[TokenDataset, int]:
     """The encoded texts, and how many of them have more than `block_size` targets (tokens with their eos).
 
@@ -113,6 +173,8 @@ def build_dataset(
         block_size: the most targets of a row; a text of n tokens has n + 1.
         too_long: "drop" leaves longer texts out; "window" cuts them into rows of at most `block_size`
             targets. Neighbouring windows share one token, so each target occurs in exactly one of them.
+        openings: of each text, what stands before it and is encoded by itself; its tokens count as targets of the row,
+            but are not learned. None: nothing. A text with an opening is never cut.
 
     Raises:
         UserError: if every text is too long and dropped.
@@ -121,10 +183,14 @@ def build_dataset(
         raise ValueError(f"too_long={too_long!r}; allowed: {', '.join(TOO_LONG)}")
     if block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1")
+    if openings is not None and too_long == "window":
+        raise ValueError("a text with an opening cannot be cut into windows")
     eos_id = tokenizer.eos_id
+    starts = None if openings is None else array("q")
     tokens, ends, origins, n_long, shortest = array("q"), array("q", [0]), array("q"), 0, None
     for place, text in enumerate(texts):
-        row = [eos_id, *tokenizer.encode(text), eos_id]
+        opening = tokenizer.encode(openings[place]) if openings is not None else []
+        row = [eos_id, *opening, *tokenizer.encode(text), eos_id]
         n_targets = len(row) - 1
         if n_targets > block_size:
             n_long += 1
@@ -135,12 +201,22 @@ def build_dataset(
             tokens.extend(row[start : start + block_size + 1])
             ends.append(len(tokens))
             origins.append(place)
+            if starts is not None:
+                starts.append(len(opening))
     if n_long and len(ends) == 1:
         raise UserError(
             f"all {n_long} texts are longer than block_size={block_size} (the shortest has {shortest} tokens "
-            "with its end); raise block_size or cut texts into windows (too_long: window)"
+            "with its end); raise block_size"
+            + (" or cut texts into windows (too_long: window)" if openings is None else " or shorten the pairs")
         )
-    return TokenDataset(_tensor(tokens), _tensor(ends), eos_id, origins=_tensor(origins)), n_long
+    dataset = TokenDataset(
+        _tensor(tokens),
+        _tensor(ends),
+        eos_id,
+        origins=_tensor(origins),
+        starts=None if starts is None else _tensor(starts),
+    )
+    return dataset, n_long
 
 
 def _tensor(values: array) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from textgan.data.readers import label_of_record, text_of_record
+from textgan.data.readers import condition_of_record, label_of_record, text_of_record
 from textgan.data.words import join_words
 from textgan.errors import UserError
 
@@ -114,13 +114,17 @@ def _flatten(words: Iterable) -> list[str]:
     return [w for part in words for w in ([part] if isinstance(part, str) else _flatten(part))]
 
 
-def hf_texts(name: str, field: str, label: str | None) -> dict[str, list[tuple[str, str | None]]]:
-    """(text, label) pairs by split ("train" and, where the data set has them, "dev" and "test").
+HFRow = tuple[str, str | None, str | None]
+
+
+def hf_texts(name: str, field: str, label: str | None = None, condition: str | None = None) -> dict[str, list[HFRow]]:
+    """(text, label, condition) by split ("train" and, where the data set has them, "dev" and "test").
 
     Args:
         name: `NAME[:CONFIG]`, a data set of the Hugging Face hub or a folder that `datasets.load_dataset` reads.
         field: a column of strings, or of lists of strings (joined by blank lines).
         label: a column of classes or sources; None: no text has a label.
+        condition: a column of what texts are written for, strings or lists of them; None: no text has one.
 
     Raises:
         UserError: the library is missing, the data set cannot be loaded, or it has no such column or no train.
@@ -142,14 +146,14 @@ def hf_texts(name: str, field: str, label: str | None) -> dict[str, list[tuple[s
         raise UserError(f"hf:{name} has no split 'train'; it has: {', '.join(splits)}")
     found = {"train": splits["train"]}
     found |= {ours: splits[theirs] for ours, theirs in _HF_SPLITS if theirs in splits and ours not in found}
-    return {split: _hf_rows(rows, field, label, f"hf:{name} {split}") for split, rows in found.items()}
+    return {split: _hf_rows(rows, field, label, condition, f"hf:{name} {split}") for split, rows in found.items()}
 
 
 _HF_SPLITS = (("dev", "validation"), ("dev", "valid"), ("dev", "dev"), ("test", "test"))
 
 
-def _hf_rows(rows: Any, field: str, label: str | None, place: str) -> list[tuple[str, str | None]]:
-    wanted = [name for name in (field, label) if name is not None]
+def _hf_rows(rows: Any, field: str, label: str | None, condition: str | None, place: str) -> list[HFRow]:
+    wanted = [name for name in dict.fromkeys((field, label, condition)) if name is not None]
     for name in wanted:
         if name not in rows.column_names:
             raise UserError(f"{place}: no column {name!r}; there are: {', '.join(rows.column_names)}")
@@ -159,5 +163,7 @@ def _hf_rows(rows: Any, field: str, label: str | None, place: str) -> list[tuple
         where = f"{place}, row {i}"
         if named and row[label] is not None:
             row[label] = named(row[label]) if row[label] >= 0 else None  # -1: unlabelled
-        found.append((text_of_record(row, field, where), label_of_record(row, label, where)))
+        text = text_of_record(row, field, where)
+        given = condition_of_record(row, condition, where) if text.strip() else None
+        found.append((text, label_of_record(row, label, where), given))
     return found

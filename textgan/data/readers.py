@@ -28,13 +28,14 @@ class Reading:
     texts: without white space at their ends, none blank. labels: of each text, what its record's label field holds,
     or else the file that it comes from where there are several; None for neither. formats: files by the format
     they were read as. blank: lines, fields or parts left out because they held only white space (none are counted
-    for paragraphs).
+    for paragraphs). conditions: of each text, what its record's condition field holds; None where none was asked for.
     """
 
     texts: list[str]
     labels: list[str | None]
     formats: dict[str, int]
     blank: int
+    conditions: list[str | None]
 
 
 def read_texts(
@@ -43,6 +44,7 @@ def read_texts(
     format: str = "auto",
     field: str = "text",
     label: str | None = None,
+    condition: str | None = None,
     encoding: str = "utf-8",
     max_chars: int = 100_000,
 ) -> Reading:
@@ -62,33 +64,41 @@ def read_texts(
     Raises:
         UserError: in one line, with the line number where there is one: no such file, an unknown format or
             encoding, bytes of another encoding, a binary file, invalid JSON or CSV, a missing field, a text
-            longer than `max_chars` characters, no text at all, a label field of files that have no fields.
+            longer than `max_chars` characters, no text at all, a label or condition field of files that have no fields,
+            a text without condition.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     files = _files_of(path)
     texts: list[str] = []
     labels: list[str | None] = []
+    conditions: list[str | None] = []
     formats: dict[str, int] = {}
     blank = 0
     for file in files:
         content = _decode(file, encoding)
         found = _format_of(file, content) if format == "auto" else format
         formats[found] = formats.get(found, 0) + 1
-        if label is not None and found not in ("jsonl", "csv"):
-            raise UserError(f"{file} is read as {found}, which has no field {label!r} for a label; jsonl and csv have")
+        for name, what in ((label, "label"), (condition, "condition")):
+            if name is not None and found not in ("jsonl", "csv"):
+                raise UserError(
+                    f"{file} is read as {found}, which has no field {name!r} for a {what}; jsonl and csv have"
+                )
         origin = _origin(file, Path(path).expanduser()) if len(files) > 1 and label is None else None
-        for line, text, own in _parse(file, content, found, field, label):
+        for line, text, own, given in _parse(file, content, found, field, label, condition):
             text = text.strip()
             if text:
                 _check_text(file, line, text, max_chars)
+                if given is not None:
+                    _check_text(file, line, given, max_chars)
                 texts.append(text)
+                conditions.append(given)
                 labels.append(own if label is not None else origin)
             else:
                 blank += 1
     if not texts:
         raise UserError(f"{path} holds no text")
-    return Reading(texts, labels, formats, blank)
+    return Reading(texts, labels, formats, blank, conditions)
 
 
 def is_readable(path: str | Path) -> bool:
@@ -179,15 +189,17 @@ def _format_of(file: Path, content: str) -> str:
     return "paragraphs" if 1 < blocks < full <= _PARAGRAPH_LINES * blocks else "lines"
 
 
-Record = tuple[int, str, str | None]
+Record = tuple[int, str, str | None, str | None]
 
 
-def _parse(file: Path, content: str, format: str, field: str, label: str | None) -> Iterator[Record]:
-    """(line number, text, label) of every text; blank ones too."""
+def _parse(
+    file: Path, content: str, format: str, field: str, label: str | None, condition: str | None
+) -> Iterator[Record]:
+    """(line number, text, label, condition) of every text; blank ones too."""
     if format == "jsonl":
-        return _parse_jsonl(file, content, field, label)
+        return _parse_jsonl(file, content, field, label, condition)
     if format == "csv":
-        return _parse_csv(file, content, field, label)
+        return _parse_csv(file, content, field, label, condition)
     if format == "paragraphs":
         parts = _parse_paragraphs(content)
     elif format == "endoftext":
@@ -195,7 +207,7 @@ def _parse(file: Path, content: str, format: str, field: str, label: str | None)
     else:
         body = content.removesuffix("\n")
         parts = enumerate(body.split("\n"), 1) if body else ()
-    return ((number, text, None) for number, text in parts)
+    return ((number, text, None, None) for number, text in parts)
 
 
 def _parse_paragraphs(content: str) -> Iterator[tuple[int, str]]:
@@ -217,7 +229,7 @@ def _parse_endoftext(content: str) -> Iterator[tuple[int, str]]:
         number += part.count("\n")
 
 
-def _parse_jsonl(file: Path, content: str, field: str, label: str | None) -> Iterator[Record]:
+def _parse_jsonl(file: Path, content: str, field: str, label: str | None, condition: str | None) -> Iterator[Record]:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
@@ -228,11 +240,14 @@ def _parse_jsonl(file: Path, content: str, field: str, label: str | None) -> Ite
             raise UserError(f"{file}:{number}: invalid JSON: {message}; there must be one object a line") from None
         if isinstance(record, dict):
             place = f"{file}:{number}"
-            yield number, text_of_record(record, field, place), label_of_record(record, label, place)
+            text = text_of_record(record, field, place)
+            given = condition_of_record(record, condition, place) if text.strip() else None
+            yield number, text, label_of_record(record, label, place), given
         elif isinstance(record, str):
-            if label is not None:
-                raise UserError(f"{file}:{number}: a JSON string, which has no field {label!r} for a label")
-            yield number, record, None
+            for name, what in ((label, "label"), (condition, "condition")):
+                if name is not None:
+                    raise UserError(f"{file}:{number}: a JSON string, which has no field {name!r} for a {what}")
+            yield number, record, None, None
         else:
             raise UserError(f"{file}:{number}: a JSON {type(record).__name__}; there must be one object a line")
 
@@ -269,14 +284,35 @@ def label_of_record(record: dict, field: str | None, place: str) -> str | None:
     return None if value is None else " ".join(str(value).split()) or None
 
 
-def _parse_csv(file: Path, content: str, field: str, label: str | None) -> Iterator[Record]:
+def condition_of_record(record: dict, field: str | None, place: str) -> str | None:
+    """The condition in `record[field]`: a string, or a list of strings joined by commas; None where `field` is None.
+
+    Raises:
+        UserError: the field is missing, holds anything else, or only white space; `place` says where.
+    """
+    if field is None:
+        return None
+    if field not in record:
+        there = ", ".join(map(str, record)) or "none"
+        raise UserError(f"{place}: no field {field!r} for a condition; there are: {there}")
+    value = record[field]
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = ", ".join(part.strip() for part in value if part.strip())
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{place}: field {field!r} holds a {type(value).__name__}, which is no condition")
+    if value is None or not value.strip():
+        raise UserError(f"{place}: field {field!r} is empty; every text needs a condition: fill it in or drop the text")
+    return value.strip()
+
+
+def _parse_csv(file: Path, content: str, field: str, label: str | None, condition: str | None) -> Iterator[Record]:
     header = content.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     limit = csv.field_size_limit(len(content) + 1)  # the process's own; too long texts are told elsewhere
     rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = rows.fieldnames or []
-        wanted = [name for name in (field, label) if name is not None]
+        wanted = [name for name in (field, label, condition) if name is not None]
         for name in wanted:
             if name not in columns:
                 raise UserError(f"{file}:1: no column {name!r}; there are: {', '.join(columns)[:200] or 'none'}")
@@ -284,7 +320,9 @@ def _parse_csv(file: Path, content: str, field: str, label: str | None) -> Itera
             for name in wanted:
                 if row[name] is None:
                     raise UserError(f"{file}:{rows.line_num}: no field {name!r}: the row is too short")
-            yield rows.line_num, row[field], label_of_record(row, label, f"{file}:{rows.line_num}")
+            place = f"{file}:{rows.line_num}"
+            given = condition_of_record(row, condition, place) if row[field].strip() else None
+            yield rows.line_num, row[field], label_of_record(row, label, place), given
     except csv.Error as error:
         line = min(rows.line_num + 1, content.rstrip("\n").count("\n") + 1)  # line_num is the last good one
         raise UserError(f"{file}:{line}: invalid CSV: {error}") from None

@@ -36,6 +36,7 @@ class RelaxedTokens:
         estimator: str,
         tau: float,
         rng: torch.Generator,
+        given: tuple[Tensor, Tensor] | None = None,
     ):
         """
         Args:
@@ -47,10 +48,11 @@ class RelaxedTokens:
             estimator: a name of `textgan.ops.relaxation.ESTIMATORS`.
             tau: see there.
             rng: noise is drawn from a copy of it as it is now, so the same at every use.
+            given: (K,) tokens that were not sampled, and their places: hard ones, without gradient to the generator.
         """
         self.shape = (*shape, len(weight))
         self._layer = (states, weight, bias)
-        self._ids, self._places = ids, places
+        self._ids, self._places, self._given = ids, places, given
         self._relaxation = (estimator, tau, rng.clone_state())
 
     def embed(self, table: Tensor) -> Tensor:
@@ -66,7 +68,11 @@ class RelaxedTokens:
         with torch.autocast(kind, enabled=False):
             read = _Embed.apply(states, weight, bias, table, self._ids, self._relaxation)
         B, T, _ = self.shape
-        return read.new_zeros(B * T, table.size(1)).index_copy(0, self._places, read).view(B, T, -1)
+        embedded = read.new_zeros(B * T, table.size(1)).index_copy(0, self._places, read)
+        if self._given is not None:
+            ids, places = self._given
+            embedded = embedded.index_copy(0, places, F.embedding(ids, table).to(read.dtype))
+        return embedded.view(B, T, -1)
 
     def vectors(self) -> Tensor:
         """All of them at once, (B, T, V) float32: for tests and for what cannot do with less."""

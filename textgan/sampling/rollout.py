@@ -40,6 +40,7 @@ class Rollout(NamedTuple):
     # (B, T, V) in place of one-hots, with gradient; exactly zero past the end, where none passes. A critic embeds
     # both kinds; hard feedback needs no tensor of them.
     tokens: Tensor | RelaxedTokens
+    starts: Tensor | None = None  # (B,) tokens at the start of each text that were given, not sampled; None: none
 
 
 class SoftSample(NamedTuple):
@@ -105,6 +106,72 @@ def sample_ids(
 
 
 @torch.no_grad()
+def sample_continuations(
+    generator: Generator,
+    openings: Tensor,
+    starts: Tensor,
+    max_len: int,
+    *,
+    eos_id: int,
+    rng: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and lengths (B,) of texts that begin with the given openings, T <= max_len the longest of them.
+
+    Openings of different lengths are read side by side, padded on the left; what comes back begins with them and is
+    padded on the right, as any text. The amount drawn from `rng` depends on the batch size and `max_len` alone.
+
+    Args:
+        openings: (B, M) ids; row i begins with its first `starts[i]`.
+        starts: (B,), each below `max_len`, so that there is room for a token.
+
+    Raises:
+        ValueError: if `max_len` is above the generator's block size, or an opening leaves no room.
+    """
+    device, batch_size = generator.device, len(starts)
+    if int(starts.max()) >= max_len:
+        raise ValueError(f"an opening of {int(starts.max())} tokens leaves no room in `max_len={max_len}`")
+    uniform = torch.rand(batch_size, max_len, generator=rng, device=device)
+    longest = int(starts.max())
+    left_pad = longest - starts
+    # Columns of what is read: padding, eos, opening. Padding columns are never looked at.
+    columns = torch.arange(longest + 1, device=device) - left_pad[:, None] - 1
+    read = F.pad(openings[:, :longest], (0, 1), value=eos_id).gather(1, columns.clamp(min=0))
+    read = read.masked_fill(columns < 0, eos_id)
+    ids = F.pad(openings[:, :longest], (0, max_len - longest), value=eos_id)
+    ids = ids.where(_mask(starts, max_len), eos_id)
+    lengths = torch.full_like(starts, max_len)
+    rows = torch.arange(batch_size, device=device)
+    room = min(generator.block_size, max_len)
+    with packed(generator, batch_size):
+        while rows.numel():
+            # Rows without padding reach the end of the cache first; the others are then read anew, further left.
+            cache = generator.new_cache(len(rows), room)
+            logits = generator(read, left_pad=left_pad, cache=cache)[:, -1]
+            while True:
+                place = read.size(1) - 1 - left_pad  # of the next token in each text
+                drawn = inverse_cdf(logits, uniform[rows, place])[0]
+                ids[rows, place] = drawn
+                ended = (drawn == eos_id) | (place + 1 == max_len)
+                lengths[rows[ended]] = place[ended] + 1
+                read = torch.cat([read, drawn[:, None]], dim=1)
+                full = cache.length == cache.max_len
+                if ended.all() or full:
+                    break
+                if ended.any():
+                    going = (~ended).nonzero()[:, 0]
+                    cache.select(going)
+                    rows, read, left_pad = rows[going], read[going], left_pad[going]
+                logits = generator(read[:, -1:], left_pad=left_pad, cache=cache)[:, -1]
+            going = (~ended).nonzero()[:, 0]
+            rows, read, left_pad = rows[going], read[going], left_pad[going]
+            if rows.numel():
+                free = int(left_pad.min())
+                read, left_pad = read[:, free:], left_pad - free
+    longest = int(lengths.max())
+    return ids[:, :longest].contiguous(), lengths
+
+
+@torch.no_grad()
 def sample_soft(
     generator: Generator, batch_size: int, max_len: int, *, eos_id: int, tau: float, rng: torch.Generator
 ) -> SoftSample:
@@ -144,6 +211,7 @@ def rollout(
     rng: torch.Generator,
     hops: int = 0,
     sample: SoftSample | None = None,
+    starts: Tensor | None = None,
 ) -> Rollout:
     """Texts with relaxed vectors that carry gradient to the generator, by parallel passes.
 
@@ -157,9 +225,10 @@ def rollout(
         hops: soft feedback only: how many times gradient passes through what was read back. A parallel pass each.
         sample: soft feedback only: the texts of `sample_soft` at the same tau. Without it new ones are drawn, of
             the batch size and at most the length of `ids`.
+        starts: hard feedback only: (B,) tokens at the start of each text that were given. They are hard in `tokens`.
 
     Raises:
-        ValueError: for an unknown estimator, or hops or a soft sample with hard feedback.
+        ValueError: for an unknown estimator, hops or a soft sample with hard feedback, or starts with soft feedback.
     """
     _check_estimator(estimator)
     if FEEDBACK[estimator] == "hard":
@@ -168,6 +237,8 @@ def rollout(
         inputs = F.pad(ids[:, :-1], (1, 0), value=eos_id)
         B, T = ids.shape
         states, places, mask = [], [], _mask(lengths, T)
+        if starts is not None:
+            mask = mask & ~_mask(starts, T)
         for rows, width in like_lengths(lengths):
             at = mask[rows, :width]
             states.append(generator.states(inputs[rows, :width], at=at))
@@ -175,9 +246,15 @@ def rollout(
         states, places = torch.cat(states), torch.cat(places)
         layer = states, *generator.output_layer
         drawn = ids.flatten()[places]
-        tokens = RelaxedTokens(*layer, drawn, places, (B, T), estimator=estimator, tau=tau, rng=rng)
-        return Rollout(ids, lengths, inputs, tokens)
+        given = None
+        if starts is not None:
+            at = _mask(starts, T).flatten().nonzero()[:, 0]
+            given = ids.flatten()[at], at
+        tokens = RelaxedTokens(*layer, drawn, places, (B, T), estimator=estimator, tau=tau, rng=rng, given=given)
+        return Rollout(ids, lengths, inputs, tokens, starts)
 
+    if starts is not None:
+        raise ValueError(f"`{estimator}` reads soft tokens back: `starts` are for hard feedback")
     if sample is None:
         sample = sample_soft(generator, *ids.shape, eos_id=eos_id, tau=tau, rng=rng)
     ids, lengths, tokens, noise = sample

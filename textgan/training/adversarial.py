@@ -14,7 +14,14 @@ from textgan.models.generator import Generator
 from textgan.models.sharing import copy_of
 from textgan.ops.relaxation import tau_at
 from textgan.training.adapting import told
-from textgan.training.adversarial_steps import discriminator_step, draw_fakes, draw_texts, generator_step
+from textgan.training.adversarial_steps import (
+    discriminator_step,
+    draw_continuations,
+    draw_fakes,
+    draw_texts,
+    generator_step,
+)
+from textgan.training.conditioning import read_batch
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finetune import thaw
 from textgan.training.finish import finish_phase
@@ -55,11 +62,17 @@ def train_adversarial(
             thaw(config, players.optimizer, done)
             with players.spent.clock():
                 first = done * settings.d_steps
-                judged, own = draw_texts(run, players, first)
-                for k, fakes in enumerate(judged, first):
-                    real = run.train.batch(plan_d.indices(k + settings.d_pretrain_steps)).to(run.device)
-                    found = discriminator_step(run, players, real, fakes, ("d", k), k)
-                real = run.train.batch(plan.indices(done)).to(run.device)
+                real = read_batch(run, plan.indices(done), "g", done)
+                reals = [
+                    read_batch(run, plan_d.indices(k + settings.d_pretrain_steps), "d", k)
+                    for k in range(first, first + settings.d_steps)
+                ]
+                if real.starts is None:
+                    judged, own = draw_texts(run, players, first)
+                else:
+                    *judged, own = draw_continuations(run, players, [*reals, real], ("d", first))
+                for k, (texts, fakes) in enumerate(zip(reals, judged, strict=True), first):
+                    found = discriminator_step(run, players, texts, fakes, ("d", k), k)
                 logged = (step + 1) % config.log_every == 0 or step + 1 == end
                 found |= generator_step(run, players, parent, real, own, tau, done, logged)
             step += 1
@@ -112,9 +125,12 @@ def pretrain_discriminator(run: Experiment, players: Players, plan: BatchPlan) -
     set_lr(players.optimizer_d, settings.lr_d)
     with Progress("discriminator", total=settings.d_pretrain_steps) as progress:
         for k in range(settings.d_pretrain_steps):
-            real = run.train.batch(plan.indices(k)).to(run.device)
+            real = read_batch(run, plan.indices(k), "d-pretrain", k)
             with players.spent.clock():
-                (fakes,), _ = draw_fakes(run, players, 1, ("d-pretrain", k))
+                if real.starts is None:
+                    (fakes,), _ = draw_fakes(run, players, 1, ("d-pretrain", k))
+                else:
+                    (fakes,) = draw_continuations(run, players, [real], ("d-pretrain", k))
                 found = discriminator_step(run, players, real, fakes, ("d-pretrain", k), k)
             progress.advance()
             if (k + 1) % run.config.log_every == 0:

@@ -7,7 +7,8 @@ from textgan.data.dataset import Batch
 from textgan.models.generator import Generator
 from textgan.ops.gan_losses import GAN_LOSSES
 from textgan.ops.relaxation import FEEDBACK
-from textgan.sampling.rollout import Rollout, rollout, sample_ids, sample_soft
+from textgan.sampling.rollout import Rollout, rollout, sample_continuations, sample_ids, sample_soft
+from textgan.training.conditioning import mean_targets
 from textgan.training.experiment import Experiment
 from textgan.training.objectives import (
     critic_penalty,
@@ -41,6 +42,34 @@ def draw_texts(run: Experiment, players: Players, first: int) -> tuple[list[Text
     if FEEDBACK[settings.estimator] == "soft":
         return draw_fakes(run, players, settings.d_steps, ("d", first))[0], None
     return draw_fakes(run, players, settings.d_steps, ("d", first), more=settings.batch_size)
+
+
+def draw_continuations(run: Experiment, players: Players, batches: list[Batch], name: tuple[str, int]) -> list[Texts]:
+    """For each batch of real pairs as many fakes, which continue the same openings: ids and lengths, these included.
+
+    All are sampled together, in parts that ``accumulate`` bounds.
+    """
+    eos_id = run.tokenizer.eos_id
+    rng = stream(run.device, run.config.seed, "fakes", *name)
+    players.generator.eval()
+    sizes = [len(batch.ids) for batch in batches]
+    openings, starts = concatenate([(batch.openings, batch.starts) for batch in batches], eos_id)
+    at_once = -(-sum(sizes) // run.config.adversarial.accumulate)
+    drawn = []
+    for part in torch.arange(len(starts), device=starts.device).split(at_once):
+        with run.autocast():
+            texts = sample_continuations(
+                players.generator,
+                openings[part],
+                starts[part],
+                run.config.generator.block_size,
+                eos_id=eos_id,
+                rng=rng,
+            )
+        drawn.append(texts)
+    texts = concatenate(drawn, eos_id)
+    players.spent.tokens += texts[1].sum()
+    return list(zip(*(x.split(sizes) for x in texts), strict=True))
 
 
 def draw_fakes(
@@ -99,7 +128,8 @@ def discriminator_step(
         with run.autocast():
             real_score = gather_scores(discriminator(*own_real), number, ranks)
             fake_score = gather_scores(discriminator(*own_fake), number, ranks)
-        loss = gan_loss("discriminator", settings, real_score, fake_score, real.lengths[part], lengths[part])
+        starts = None if real.starts is None else real.starts[part]
+        loss = gan_loss("discriminator", settings, real_score, fake_score, real.lengths[part], lengths[part], starts)
         found["d_loss"] += weight * loss.detach()
         if penalized:
             penalty = critic_penalty(settings, discriminator, own_real, own_fake, (seed, *name, start, *ranks.stream))
@@ -131,7 +161,7 @@ def generator_step(
     """
     settings, seed = run.config.adversarial, run.config.seed
     generator = players.generator
-    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    tokens = settings.batch_size * mean_targets(run)
     found = {
         name: 0.0 for name, weight in (("mle_loss", settings.mle_weight), ("kl_parent", settings.kl_weight)) if weight
     }
@@ -206,7 +236,7 @@ def adversarial_gradient(
         number = len(part.lengths)
         weight = number / size
         given = fakes and tuple(run.ranks.own(x[i * micro : i * micro + number]) for x in fakes)
-        fake = draw_rollout(run, generator, number, tau, (done, i), given)
+        fake = draw_rollout(run, generator, number, tau, (done, i), given, part.starts)
         own, real_score = share(part, run.ranks), None
         with run.autocast():
             fake_score = gather_scores(discriminator(fake.tokens, fake.lengths), number, run.ranks)
@@ -214,14 +244,15 @@ def adversarial_gradient(
                 with torch.no_grad():
                     real_score = gather_scores(discriminator(own.targets, own.lengths), number, run.ranks)
         lengths = run.ranks.gather(fake.lengths, number)
-        loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, lengths)
+        written = lengths if part.starts is None else lengths - part.starts
+        loss = gan_loss("generator", settings, real_score, fake_score, part.lengths, lengths, part.starts)
         (weight * loss).backward()
         found["g_loss"] += weight * loss.detach()
         if logged:
             with run.autocast():
-                entropy = text_entropy(generator, fake.inputs, fake.lengths)
-            found["entropy"] += weight * run.ranks.gather(entropy, number).sum() / lengths.sum()
-        found["fake_length"] += weight * lengths.float().mean()
+                entropy = text_entropy(generator, fake.inputs, fake.lengths, fake.starts)
+            found["entropy"] += weight * run.ranks.gather(entropy, number).sum() / written.sum()
+        found["fake_length"] += weight * written.float().mean()
         if fakes is None:
             players.spent.tokens += lengths.sum()
     run.ranks.add_up(generator)
@@ -236,10 +267,12 @@ def draw_rollout(
     tau: float,
     name: tuple[object, ...],
     given: Texts | None,
+    starts: Tensor | None = None,
 ) -> Rollout:
     """This rank's of ``size`` texts, with relaxed tokens that carry gradient to the generator.
 
-    ``given``: ids and lengths of this rank's, drawn from the generator as it is; None: fresh ones.
+    ``given``: ids and lengths of this rank's, drawn from the generator as it is; None: fresh ones. ``starts``: how many
+    of their tokens open pairs and were not drawn.
 
     Sampling and rollout stand in autocasts of their own: older torch keeps weights that were cast without
     gradient until the end of the context, and the rollout would have none (pytorch#112583).
@@ -258,4 +291,4 @@ def draw_rollout(
     with run.autocast():
         ids, lengths = given or sample_ids(generator, size, max_len, eos_id=eos_id, rng=rng, own=run.ranks.own)
     with run.autocast():
-        return rollout(generator, ids, lengths, **common)
+        return rollout(generator, ids, lengths, **common, starts=starts)

@@ -83,16 +83,17 @@ def _held_out_logits(generator: AnyGenerator, dev: TokenDataset, device: torch.d
     """Logits (M, V) and targets (M,) of as many dev tokens as ``MAX_LOGITS`` allows, texts in seeded order."""
     budget = max(1, MAX_LOGITS // generator.vocab_size)
     order = torch.randperm(len(dev), generator=torch.Generator().manual_seed(0))
-    kept = order[dev.lengths[order].cumsum(0) <= budget]
+    kept = order[dev.counted[order].cumsum(0) <= budget]
     kept = kept if len(kept) else order[:1]
     lengths = dev.lengths[kept]
-    logits = torch.empty(int(lengths.sum()), generator.vocab_size, device=device)
+    counted = dev.counted[kept]
+    logits = torch.empty(int(counted.sum()), generator.vocab_size, device=device)
     targets = torch.empty(len(logits), dtype=torch.long, device=device)
     generator.eval()
     rng, done = stream(device, "calibrate") if isinstance(generator, LatentGenerator) else None, 0
     for rows in eval_batches(lengths, 64):
         batch = dev.batch(kept[rows]).to(device)
-        end = done + int(lengths[rows].sum())
+        end = done + int(counted[rows].sum())
         logits[done:end] = _logits(generator, batch, rng).float()
         targets[done:end] = batch.targets[batch.mask]
         done = end

@@ -17,6 +17,7 @@ from textgan.models.sharing import copy_of, load_own_state, own_state
 from textgan.training.adapting import pupil
 from textgan.training.building import compile_blocks
 from textgan.training.checkpoint import load_state
+from textgan.training.conditioning import mean_targets, read_batch
 from textgan.training.cost import seconds_on
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finetune import thaw, tuned_adamw
@@ -126,7 +127,8 @@ def train_on(
         while step < end and not learner.selection.exhausted and not too_far:
             lr = rate(run, step - start, budget["schedule_steps"])
             thaw(config, learner.optimizer, (step - start) * settings.max_steps // budget["schedule_steps"])
-            found = update(run, learner, run.train.batch(plan.indices(step - start)).to(run.device), lr, step - start)
+            batch = read_batch(run, plan.indices(step - start), "g", step - start)
+            found = update(run, learner, batch, lr, step - start)
             step += 1
             progress.advance()
             if step % config.log_every == 0 or step == end:
@@ -186,7 +188,7 @@ def rate(run: Experiment, done: int, schedule_steps: int) -> float:
 def update(run: Experiment, learner: Learner, batch: Batch, lr: float, done: int) -> dict[str, Tensor]:
     """One update by the MLE gradient; returns scalars to log."""
     settings = run.config.adversarial
-    tokens = settings.batch_size * run.train.lengths.double().mean().item()
+    tokens = settings.batch_size * mean_targets(run)
     set_lr(learner.optimizer, lr)
     seed_dropout(run.config.seed, "g", done, *run.ranks.stream)
     learner.generator.train()
@@ -247,5 +249,5 @@ def seconds_a_step(run: Experiment, parent: Generator) -> float:
     for k in range(skipped + timed):
         if k == skipped:
             began = seconds_on(run.device)
-        update(run, learner, run.train.batch(plan.indices(k)).to(run.device), run.config.adversarial.lr, k)
+        update(run, learner, read_batch(run, plan.indices(k), "g", k), run.config.adversarial.lr, k)
     return (seconds_on(run.device) - began) / timed

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from textgan.config import Config
 from textgan.data.corpus import Corpus
 from textgan.data.dataset import TokenDataset, eval_batches
+from textgan.data.pairs import encode_condition
 from textgan.data.prompts import encode_prompt
 from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
@@ -44,7 +45,8 @@ def text_nll(
     draws: int = DEFAULT_DRAWS,
     ranks: Ranks | None = None,
 ) -> torch.Tensor:
-    """Negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order.
+    """Negative log-likelihood of each row (nats, end token counted), float64 (N,), in the rows' order; of a pair that
+    of its text given what opens it.
 
     Exact; of a VAE the importance-weighted upper bound of ``draws`` latents a text, which others do not need.
     ``ranks`` share out the batches; all of them have to call this, and get the numbers of one.
@@ -87,8 +89,11 @@ class Evaluator:
         self.oracle_length = config.data.oracle_length if config.data.source == "lstm-oracle" else None
         self.real: dict[int, dict[str, float]] = {}
         self.diagnosis: Diagnosis | None = None  # of the VAE and the texts that were looked at last
+        encode = functools.partial(encode_prompt, tokenizer)
+        if config.data.condition is not None:
+            encode = functools.partial(encode_condition, tokenizer, config.data.template)
         self.prompts = [
-            encode_prompt(tokenizer, prompt, block_size=config.generator.block_size, name=f"evaluation.prompts[{i}]")
+            encode(prompt, block_size=config.generator.block_size, name=f"evaluation.prompts[{i}]")
             for i, prompt in enumerate(self.settings.prompts)
         ]
 
@@ -102,10 +107,14 @@ class Evaluator:
     def signature(self, n: int) -> dict[str, object]:
         """What moves the metrics of ``n`` samples: that of the scorer, and how the samples are drawn."""
         drawn = {"temperature": 1.0, "unk": "never drawn", "max_new_tokens": self.max_new_tokens}
+        if self.dev.starts is not None:
+            drawn["conditions"] = "dev, in turn"
         return {**self.scorer.signature(n), "sampling": {**drawn, "seed": self.settings.seed}}
 
     def sample_texts(self, generator: AnyGenerator, n: int, between: Callable[[], None] | None = None) -> list[str]:
         """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``).
+
+        Of a model of pairs they are the texts that it writes for the conditions of dev in turn.
 
         As in ``textgan sample``, ``<unk>`` is never chosen: it is no word that a reader could be given, matches no
         reference, and a calibrated model would write it as often as held-out text needs it. NLL does count it.
@@ -117,7 +126,7 @@ class Evaluator:
             first = min(n, turn + self.ranks.rank * size)
             samples = generate(
                 generator,
-                [[]] * min(size, n - first),
+                [self.dev.opening(i % len(self.dev)) for i in range(first, min(first + size, n))],
                 eos_id=self.tokenizer.eos_id,
                 max_new_tokens=self.max_new_tokens,
                 banned_ids=self.banned_ids,
@@ -183,14 +192,14 @@ class Evaluator:
             draws=draws or settings.iw_samples,
             ranks=self.ranks,
         )
-        mean = (nll.sum() / dataset.lengths.sum()).item()
+        mean = (nll.sum() / dataset.counted.sum()).item()
         values = {"quality/nll": mean, "quality/ppl": math.exp(min(mean, 700))}
         values["quality/nll_text"] = nll.mean().item()
         known = torch.ones(len(dataset), dtype=torch.bool)
         if self.tokenizer.unk_id is not None:
             known = ~dataset.rows_with(self.tokenizer.unk_id)
         if known.any() and not known.all():
-            values["quality/nll_known"] = (nll[known].sum() / dataset.lengths[known].sum()).item()
+            values["quality/nll_known"] = (nll[known].sum() / dataset.counted[known].sum()).item()
         if isinstance(generator, LatentGenerator):
             values |= self._latent(generator.vae, dataset)
         return values

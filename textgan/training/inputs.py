@@ -7,6 +7,7 @@ import torch
 from textgan.config import Config
 from textgan.data.corpus import Corpus, load_corpus
 from textgan.data.dataset import TokenDataset, build_dataset
+from textgan.data.pairs import ends_visibly, openings_of
 from textgan.data.tokenizer import Tokenizer, train_tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
@@ -20,7 +21,7 @@ from textgan.training.pretrained import find_pretrained
 
 def read_corpus(config: Config) -> Corpus:
     """The config's corpus, with what was found in it said on stderr; every split that training needs has texts."""
-    values = config.data.model_dump(exclude={"too_long"})
+    values = config.data.model_dump(exclude={"too_long", "template", "condition_dropout"})
     corpus = load_corpus(values.pop("source"), **values)
     for line in corpus.report.lines():
         say(line)
@@ -46,7 +47,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         return load_tokenizer(values.init_from, "tokenizer.init_from").tokenizer
     return train_tokenizer(
         values.kind,
-        corpus.train,
+        [*openings_of(config.data.template, corpus.conditions.get("train", [])), *corpus.train],
         vocab_size=values.vocab_size,
         min_count=values.min_count,
         lowercase=config.data.lowercase,
@@ -71,6 +72,7 @@ def parent_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
             {
                 "generator": c.generator.model_dump(exclude={"dropout", "init_from"}),
                 "tokenizer": c.tokenizer.model_dump(exclude={"init_from"}),
+                "data": {"template": c.data.template if c.data.condition else None},
             }
         )
         for c in (config, parent.config)
@@ -79,7 +81,7 @@ def parent_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     if odd:
         raise UserError(
             f"{key}={path} was made with other settings: {', '.join(odd)}; "
-            "give this config the same generator and tokenizer sections"
+            "give this config the same generator and tokenizer sections, and conditions in the same template"
         )
     if parent.meta["data"] != corpus.fingerprint:
         say(
@@ -93,6 +95,12 @@ def parent_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
 def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenDataset | None]:
     """Token rows of the three splits (test: None where it is empty); says how many texts were too long."""
     datasets = {}
+    template, conditions = config.data.template, corpus.conditions
+    if conditions and not ends_visibly(tokenizer, template, conditions["train"][0]):
+        say(
+            f"warning: data.template={template!r} ends in nothing that tokenizer.kind={tokenizer.kind} sees, so the "
+            "generator cannot tell where a condition ends; end it with a sign, such as ' |'"
+        )
     for name in ("train", "dev", "test"):
         texts = getattr(corpus, name)
         if not texts:
@@ -105,7 +113,11 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
             continue
         try:
             datasets[name], long = build_dataset(
-                texts, tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
+                texts,
+                tokenizer,
+                block_size=config.generator.block_size,
+                too_long=config.data.too_long,
+                openings=openings_of(template, conditions[name]) if conditions else None,
             )
         except UserError as error:
             raise UserError(f"{name}: {error}") from None

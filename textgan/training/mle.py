@@ -13,6 +13,7 @@ from textgan.models.sharing import own_state
 from textgan.training.adapting import restore, told
 from textgan.training.building import adapt, build_generator, compile_blocks, fill
 from textgan.training.checkpoint import find_checkpoint, load_weights
+from textgan.training.conditioning import read_parts
 from textgan.training.experiment import Experiment, Selection, say
 from textgan.training.finetune import freeze, thaw, tuned_adamw
 from textgan.training.finish import finish_arm
@@ -42,7 +43,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
     compile_blocks(config, generator)
     optimizer = tuned_adamw(config, generator, settings, run.shards)
     plan = batch_plan(run.train.lengths, settings.batch_size, settings.batch_tokens, stream_seed(config.seed, "mle"))
-    tokens = plan.mean_tokens
+    tokens = plan.mean_tokens * (int(run.train.counted.sum()) / int(run.train.lengths.sum()))
     penalties = Penalties(config.finetune, generator)
     allocator = RankAllocator(generator, average.module, config.adapter, settings.max_steps)
     selection = Selection(settings.patience)
@@ -72,13 +73,13 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
             optimizer.zero_grad()
             loss, nll, seen = 0.0, 0.0, 0
             drawn = plan.indices(step)
-            for rows in drawn.split(-(-len(drawn) // settings.accumulate)):
-                batch = run.train.batch(run.ranks.own(rows)).to(run.device)
+            size = -(-len(drawn) // settings.accumulate)
+            for rows, batch in zip(drawn.split(size), read_parts(run, drawn, size, "mle", step), strict=True):
                 with run.autocast():
-                    found = mle_loss_and_nll(generator, batch, tokens, config.finetune.label_smoothing)
+                    found = mle_loss_and_nll(generator, batch.to(run.device), tokens, config.finetune.label_smoothing)
                     part, plain = (x * bool(run.ranks.counted(len(rows))) for x in found)
                 part.backward()
-                loss, nll, seen = loss + part.detach(), nll + plain, seen + int(run.train.lengths[rows].sum())
+                loss, nll, seen = loss + part.detach(), nll + plain, seen + int(run.train.counted[rows].sum())
             loss, nll = run.ranks.add_up(generator, loss, nll)
             penalties.add()
             allocator.observe()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgan.configphases import Adversarial
-from textgan.data.dataset import Batch
+from textgan.data.dataset import Batch, span_mask
 from textgan.models.discriminator import Critique
 from textgan.models.generator import Generator
 from textgan.models.transformer import differentiable_twice
@@ -59,12 +59,19 @@ def reconstruct(vae: TextVAE, batch: Batch, noise: Tensor, inputs: Tensor) -> tu
 
 
 def gan_loss(
-    side: str, settings: Adversarial, real: Any, fake: Any, real_lengths: Tensor, fake_lengths: Tensor
+    side: str,
+    settings: Adversarial,
+    real: Any,
+    fake: Any,
+    real_lengths: Tensor,
+    fake_lengths: Tensor,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """The GAN loss of one side on sequence scores, plus ``token_weight`` times that on token scores.
 
     ``real`` and ``fake`` are critiques (scores of texts and tokens) of as many texts; ``real`` may be None where the
-    generator's loss does not look at it.
+    generator's loss does not look at it. ``starts``: how many tokens of each pair of texts were given, and so are not
+    scored one by one; None: none.
     """
     loss = getattr(GAN_LOSSES[settings.loss], side)
     total = loss(real and real.sequence.float(), fake.sequence.float())
@@ -73,7 +80,7 @@ def gan_loss(
         if settings.loss == "rsgan":  # pairs scores position by position, so both texts must reach there
             limits = (torch.minimum(*limits),) * 2
         tokens = [
-            scores and scores.tokens[_real_columns(limit, scores.tokens.shape[1])].float()
+            scores and scores.tokens[span_mask(starts, limit, scores.tokens.shape[1])].float()
             for scores, limit in zip((real, fake), limits, strict=True)
         ]
         total = total + settings.token_weight * loss(*tokens)
@@ -119,9 +126,12 @@ def kl_to_parent(generator: Generator, parent: Generator, batch: Batch) -> Tenso
 
 
 @torch.no_grad()
-def text_entropy(generator: Generator, inputs: Tensor, lengths: Tensor) -> Tensor:
-    """Entropies of what the generator says next along the texts (B, ...) that it read, summed: (B,), nats a text."""
-    mask = _real_columns(lengths, inputs.shape[1])
+def text_entropy(generator: Generator, inputs: Tensor, lengths: Tensor, starts: Tensor | None = None) -> Tensor:
+    """Entropies of what the generator says next along the texts (B, ...) that it read, summed: (B,), nats a text.
+
+    ``starts``: (B,) tokens of each that were given, and so do not count; None: none.
+    """
+    mask = span_mask(starts, lengths, inputs.shape[1])
     entropies = linear_entropy(generator.states(inputs, at=mask), *generator.output_layer)
     return entropies.new_zeros(mask.shape).masked_scatter(mask, entropies).sum(1)
 
@@ -139,12 +149,12 @@ def gather_scores(critique: Critique, n: int, ranks: Ranks) -> Critique:
 
 def split(batch: Batch, size: int) -> list[Batch]:
     """``batch`` as micro-batches of at most ``size`` texts."""
-    return [Batch(*part) for part in zip(batch.ids.split(size), batch.lengths.split(size), strict=True)]
+    return [batch.map(lambda x, k=k: x[k : k + size]) for k in range(0, len(batch.ids), size)]
 
 
 def share(batch: Batch, ranks: Ranks) -> Batch:
     """This rank's rows of a batch that is the same on all."""
-    return Batch(ranks.own(batch.ids), ranks.own(batch.lengths))
+    return batch.map(ranks.own)
 
 
 def _real_columns(lengths: Tensor, width: int) -> Tensor:

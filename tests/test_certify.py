@@ -21,7 +21,7 @@ from textgan.metrics.certificate import Gain, calibrate, gain, permuted_gains
 from textgan.ops.ngrams import ragged
 from textgan.sampling.decode import generate
 from textgan.training import run as training
-from textgan.training.checkpoint import load_for_sampling
+from textgan.training.loading import load_for_sampling
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 CPU = torch.device("cpu")

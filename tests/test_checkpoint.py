@@ -12,7 +12,8 @@ from textgan.config import Config
 from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
 from textgan.training.building import build_generator
-from textgan.training.checkpoint import find_checkpoint, load_for_sampling, load_state, point, prune, save_checkpoint
+from textgan.training.checkpoint import find_checkpoint, load_state, point, prune, save_checkpoint
+from textgan.training.loading import load_for_sampling
 
 CONFIG = Config.model_validate({"generator": {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 4}})
 TOKENIZER = train_tokenizer("word", ["a cat sat .", "a dog ran ."], vocab_size=None, min_count=1, lowercase=False)

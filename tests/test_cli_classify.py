@@ -12,9 +12,9 @@ from textgan.cli.sample import sample
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.training import run
-from textgan.training.checkpoint import load_for_sampling
 from textgan.training.classifying import load_classifier, score_texts, text_judge
 from textgan.training.critic import load_critic
+from textgan.training.loading import load_for_sampling
 
 SMALL = ["threads=1", "evaluation.samples=4", "evaluation.final_samples=4", "data.size=300"]
 STORIES = "configs/classifier/stories.yaml"

@@ -17,7 +17,8 @@ from textgan.models.latent_gan import LatentMapper
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import diagnose
 from textgan.training.building import build_generator, build_vae
-from textgan.training.checkpoint import load_for_sampling, point, save_checkpoint
+from textgan.training.checkpoint import point, save_checkpoint
+from textgan.training.loading import load_for_sampling
 
 TEXTS = ["Lily sees a red ball .", "Tom has a small dog .", "the dog runs to Lily .", "Tom sees the ball ."]
 CHINESE = ["小猫在花园里玩", "小狗在家里睡", "小鸟在树上唱"]

@@ -17,7 +17,8 @@ from textgan.config import Config
 from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
 from textgan.training.building import build_generator
-from textgan.training.checkpoint import load_for_sampling, save_checkpoint
+from textgan.training.checkpoint import save_checkpoint
+from textgan.training.loading import load_for_sampling
 
 TEXTS = ["Lily sees a red ball .", "Tom has a small dog .", "the dog runs to Lily ."]
 BLOCK = 12

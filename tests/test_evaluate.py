@@ -27,7 +27,8 @@ from textgan.models.kneser_ney import fit_kneser_ney
 from textgan.ops.ngrams import ragged
 from textgan.sampling.decode import generate
 from textgan.sampling.samplers import parse_samplers
-from textgan.training.checkpoint import arms, load_for_sampling
+from textgan.training.checkpoint import arms
+from textgan.training.loading import load_for_sampling
 from textgan.training.run import read_corpus, train
 
 ROOT = Path(__file__).resolve().parents[1]

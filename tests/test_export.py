@@ -18,7 +18,7 @@ from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
 from textgan.sampling.decode import generate
 from textgan.training import run
-from textgan.training.checkpoint import load_for_sampling
+from textgan.training.loading import load_for_sampling
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SETTINGS = """

@@ -10,8 +10,8 @@ from textgan.configfile import load_config
 from textgan.models.generator import Generator
 from textgan.sampling.rollout import rollout, sample_ids
 from textgan.training import run
-from textgan.training.checkpoint import load_for_sampling
 from textgan.training.evaluation import text_nll
+from textgan.training.loading import load_for_sampling
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 

@@ -30,7 +30,8 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import importance_nll, latent_values
 from textgan.sampling.samplers import parse_samplers
 from textgan.training.building import build_model
-from textgan.training.checkpoint import arms, load_for_sampling, save_checkpoint
+from textgan.training.checkpoint import arms, save_checkpoint
+from textgan.training.loading import load_for_sampling
 from textgan.training.run import encode, make_tokenizer, read_corpus
 
 SMOKE = Path(__file__).parents[1] / "configs" / "vae" / "smoke.yaml"

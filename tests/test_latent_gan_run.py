@@ -11,8 +11,9 @@ from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.sampling.decode import generate
 from textgan.training import run
-from textgan.training.checkpoint import arms, check_checkpoint, load_for_sampling, load_state, load_weights
+from textgan.training.checkpoint import arms, check_checkpoint, load_state, load_weights
 from textgan.training.experiment import Experiment
+from textgan.training.loading import load_for_sampling
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from textgan.config import Config
 from textgan.data.corpus import load_corpus
 from textgan.data.dataset import Batch, TokenDataset, build_dataset
-from textgan.data.pairs import ends_visibly, openings_of
+from textgan.data.pairs import ends_visibly, openings_of, with_other_openings
 from textgan.data.readers import read_texts
+from textgan.data.story_features import story_condition
 from textgan.data.tokenizer import train_tokenizer
 from textgan.errors import UserError
 from textgan.models.generator import Generator
@@ -64,8 +65,8 @@ def test_files_without_fields_and_embedded_corpora_have_no_conditions(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     with pytest.raises(UserError, match="read as lines, which has no field 'title' for a condition"):
         load_corpus(tmp_path / "a.txt", condition="title")
-    with pytest.raises(UserError, match="stories have no field 'title' for a condition"):
-        load_corpus("stories", condition="title")
+    with pytest.raises(UserError, match="lstm-oracle have no field 'title' for a condition"):
+        load_corpus("lstm-oracle", condition="title")
     (tmp_path / "a.csv").write_text("title,text\n,One.\n")
     with pytest.raises(UserError, match=r"a.csv:2: field 'title' is empty"):
         read_texts(tmp_path / "a.csv", condition="title")
@@ -200,6 +201,60 @@ def test_settings_of_conditions_that_do_not_go_together_are_refused(data, messag
         Config.model_validate({"data": data})
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "examples"),
+    [
+        ("stories", "title", {"Mia and the river", "Leo and the cave"}),
+        ("stories", "keywords", {"Leo, cave, wizard, lantern, sunny"}),
+        ("stories", "luck", {"good", "bad", "none"}),
+        ("stories-zh", "title", {"豆豆和小猫"}),
+    ],
+)
+def test_embedded_stories_have_conditions_that_their_text_tells(source, name, examples):
+    corpus = load_corpus(source, condition=name, size=3000, dev_fraction=0.1, test_fraction=0)
+    assert examples <= set(corpus.conditions["train"])
+    hero_comes_first = 0
+    for condition, text in zip(corpus.conditions["train"], corpus.train, strict=True):
+        assert story_condition(corpus.oracle, text, name) == condition
+        hero_comes_first += name == "luck" or condition.replace("和", " ").replace(",", "").split()[0] in text
+    assert hero_comes_first == len(corpus.train)
+    assert story_condition(corpus.oracle, "No story.", name) is None
+    assert len(corpus.conditions["dev"]) == len(corpus.dev)
+
+
+def test_what_embedded_stories_do_not_tell_is_refused():
+    with pytest.raises(UserError, match=r"data.condition=titel: stories have no such feature; did you mean 'title'"):
+        load_corpus("stories", condition="titel")
+    with pytest.raises(UserError, match=r"data.label=title: stories have no such feature"):
+        load_corpus("stories", label="title")
+
+
+def test_other_openings_are_the_next_that_differ():
+    _, data = example()
+    others, rows = with_other_openings(data, 8)
+    assert rows.tolist() == [0, 1, 2]
+    assert [others.opening(i) for i in range(3)] == [[], [1, 1, 2], [1, 2]]
+    texts = [
+        others.tokens[a + 1 + s : b].tolist()
+        for a, b, s in zip(others.offsets, others.offsets[1:], others.starts, strict=False)
+    ]
+    assert texts == [[3, 0], [4, 5, 6, 1, 0], [6, 5, 0]]
+    assert with_other_openings(data, 7)[1].tolist() == [0, 2]  # the longest text has no room behind three more
+    tokens = torch.tensor([0, 7, 1, 0, 0, 7, 2, 0, 0, 7, 3, 0, 0, 8, 4, 0])
+    repeats = TokenDataset(tokens, torch.arange(0, 17, 4), 0, starts=torch.ones(4, dtype=torch.long))
+    assert [with_other_openings(repeats, 9)[0].opening(i) for i in range(4)] == [[8], [8], [8], [7]]
+    same = repeats.select(torch.tensor([0, 1]))
+    assert with_other_openings(same, 9)[1].tolist() == []
+
+
 def test_a_vae_has_no_conditions():
     with pytest.raises(ValueError, match=r"data.condition=t: a VAE writes from its latent alone"):
         Config.model_validate({"data": {"condition": "t"}, "mle": None, "vae": {}})
+
+
+def test_a_classifier_reads_texts_alone():
+    only = {"mle": None, "adversarial": None, "classifier": {}}
+    with pytest.raises(ValueError, match=r"data.condition=t: a classifier reads texts alone"):
+        Config.model_validate({"data": {"condition": "t", "label": "l"}, **only})
+    with pytest.raises(ValueError, match="a classifier trains all its weights: drop the `adapter` section"):
+        Config.model_validate({"data": {"label": "l"}, "adapter": {"kind": "lora"}, **only})

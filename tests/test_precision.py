@@ -20,7 +20,7 @@ from textgan.ops.int8 import Int8Linear, quantize_
 from textgan.ops.packed_linear import Linear, packed
 from textgan.sampling.decode import generate
 from textgan.training import run
-from textgan.training.checkpoint import load_for_sampling
+from textgan.training.loading import load_for_sampling
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"
 

@@ -17,8 +17,9 @@ from textgan.cli.train import train as train_command
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.training import run
-from textgan.training.checkpoint import arms, load_for_sampling
+from textgan.training.checkpoint import arms
 from textgan.training.experiment import Experiment
+from textgan.training.loading import load_for_sampling
 from textgan.training.pretrained import pretrained_weights
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")

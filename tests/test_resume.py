@@ -15,8 +15,9 @@ from tests.kills import Killed, everything
 from textgan.config import Config
 from textgan.configfile import load_config
 from textgan.training import checkpoint, run
-from textgan.training.checkpoint import load_for_sampling, read_pointer
+from textgan.training.checkpoint import read_pointer
 from textgan.training.experiment import Experiment
+from textgan.training.loading import load_for_sampling
 from textgan.training.logging import RunLogger
 from textgan.training.progress import Progress
 

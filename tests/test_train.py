@@ -14,10 +14,11 @@ from textgan.configfile import load_config
 from textgan.data.dataset import BatchPlan
 from textgan.errors import UserError
 from textgan.training import adversarial, adversarial_steps, experiment, mle, run, seeding
-from textgan.training.checkpoint import POINTERS, arms, find_checkpoint, load_for_sampling
+from textgan.training.checkpoint import POINTERS, arms, find_checkpoint
 from textgan.training.critic import load_critic
 from textgan.training.evaluation import Evaluator
 from textgan.training.experiment import Experiment, TrainingDiverged
+from textgan.training.loading import load_for_sampling
 from textgan.training.progress import Progress
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.yaml"

@@ -16,9 +16,10 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import importance_nll
 from textgan.training import dry_run, report, run, vae
 from textgan.training.calibrate import calibrate
-from textgan.training.checkpoint import arms, find_checkpoint, load_for_sampling, load_state, load_weights, read_pointer
+from textgan.training.checkpoint import arms, find_checkpoint, load_state, load_weights, read_pointer
 from textgan.training.evaluation import text_nll
 from textgan.training.experiment import Experiment, TrainingDiverged
+from textgan.training.loading import load_for_sampling
 from textgan.training.progress import Progress
 
 TINY = [

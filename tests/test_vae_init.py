@@ -9,8 +9,9 @@ from textgan.analysis.runs import setting_of
 from textgan.configfile import load_config
 from textgan.errors import UserError
 from textgan.training import dry_run, report, run, vae
-from textgan.training.checkpoint import load_for_sampling, load_weights
+from textgan.training.checkpoint import load_weights
 from textgan.training.evaluation import text_nll
+from textgan.training.loading import load_for_sampling
 
 TINY = [
     "name=tiny", "threads=1", "data.source=stories", "data.size=200", "generator.block_size=96",

@@ -15,7 +15,7 @@ from textgan.cli.evaluate import evaluate
 from textgan.cli.export import export
 from textgan.cli.sample import sample
 from textgan.cli.train import train
-from textgan.training.checkpoint import load_for_sampling
+from textgan.training.loading import load_for_sampling
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 SMALL = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from textgan.analysis.condition_measures import ConditionMeasure, RelevanceMeasure
 from textgan.analysis.embedders import load_embedder
 from textgan.analysis.embedding_measures import ClassifierMeasure, EmbeddingMeasure
 from textgan.analysis.lm_measures import LmMeasure
@@ -31,6 +32,8 @@ def make_measures(
     lm: Sequence[str] = ("kn",),
     oracle: Oracle | None = None,
     oracle_length: int | None = None,
+    conditions: Sequence[str] | None = None,
+    condition: str | None = None,
 ) -> list[Measure]:
     """The measures of a corpus.
 
@@ -42,6 +45,7 @@ def make_measures(
         embedder_texts: what the embedder ``lm`` is trained on; the references where it is None.
         lm: language models of the forward and reverse scores, of :data:`LANGUAGE_MODELS`.
         oracle: the true distribution, where there is one; ``oracle_length`` where its texts have one length.
+        conditions: what each reference was written for, where texts are; ``condition`` is the name of that.
 
     Raises:
         UserError: an unknown name, an extra that is not installed, or texts too few for a measure.
@@ -58,10 +62,15 @@ def make_measures(
     for name in dict.fromkeys(embedders):
         embedder = load_embedder(name, **words, device=device, texts=embedder_texts or references)
         measures.append(EmbeddingMeasure(embedder, references, train))
+        if conditions is not None:
+            measures.append(RelevanceMeasure(embedder, references, conditions))
     measures.append(ClassifierMeasure(references, train, **words, device=device))
     if lm:
         real = RealText(train, references, **words)
         measures += [LmMeasure(LANGUAGE_MODELS[name](real, device=device)) for name in dict.fromkeys(lm)]
+    if conditions is not None:
+        told = {} if oracle is None else {"grammar": oracle, "condition": condition}
+        measures.append(ConditionMeasure(references, conditions, **words, device=device, **told))
     if oracle is not None:
-        measures.append(GrammarMeasure(oracle, oracle_length))
+        measures.append(GrammarMeasure(oracle, oracle_length, pairs=conditions is not None))
     return measures

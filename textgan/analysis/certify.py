@@ -31,10 +31,11 @@ from textgan.errors import UserError
 from textgan.metrics.certificate import CLIP, Gain, calibrate, gain, permuted_gains
 from textgan.ops.ngrams import Ragged
 from textgan.training.building import VAE_PHASES
-from textgan.training.checkpoint import SamplingModel, arms, check_checkpoint, load_for_sampling, write_atomically
+from textgan.training.checkpoint import arms, check_checkpoint, write_atomically
 from textgan.training.critic import load_critic
 from textgan.training.experiment import say
 from textgan.training.inputs import read_corpus
+from textgan.training.loading import SamplingModel, load_for_sampling
 
 FORMAT = 1
 CRITICS = ("own", "wide", "both")
@@ -102,6 +103,11 @@ def certify(run: Path, study: Study, *, device: torch.device, command: str = "")
     folders = arms(run)
     study = _filled_in(study, run, folders)
     config = load_config(run / "config.yaml")
+    if config.data.condition is not None:
+        raise UserError(
+            f"{run} learned pairs (data.condition={config.data.condition}): a certificate compares free texts "
+            "with real ones, of which it has none; see condition_gain and relevance of `textgan evaluate`"
+        )
     corpus = read_corpus(config)
     folder = folders[study.arm]
     check_same_data({study.arm: folder}, {study.arm: check_checkpoint(folder)}, corpus.fingerprint)

@@ -19,8 +19,9 @@ from textgan.data.corpus import Corpus
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.ops.ngrams import Ragged, ragged
-from textgan.training.checkpoint import SamplingModel, arms, load_for_sampling, write_atomically
+from textgan.training.checkpoint import arms, write_atomically
 from textgan.training.experiment import say
+from textgan.training.loading import SamplingModel, load_for_sampling
 from textgan.training.run import is_run, train
 
 EVALUATED = 100  # samples in the evaluations of a fold's training, which nobody reads

@@ -8,7 +8,7 @@ from textgan.data.dataset import TokenDataset, build_dataset
 from textgan.data.tokenizer import Tokenizer
 from textgan.ops.ngrams import Ragged, ragged
 from textgan.sampling.decode import generate
-from textgan.training.checkpoint import SamplingModel
+from textgan.training.loading import SamplingModel
 from textgan.training.progress import Progress
 
 BATCH_SIZE = 256  # part of how texts are drawn: rounding may tip a draw where it changes

@@ -19,6 +19,8 @@ import torch
 
 from textgan.analysis import ledger
 from textgan.analysis.all_measures import make_measures
+from textgan.analysis.asked import Asked, in_turn, repeated
+from textgan.analysis.condition_measures import TIMES
 from textgan.analysis.front_log import log_points
 from textgan.analysis.judged import (
     DERIVED,
@@ -106,7 +108,7 @@ def evaluate(
         splits["train"],
         tokenizer=tokenizer,
         most_train=sweep.n,
-        entropy=None if corpus.oracle is None else corpus.oracle.entropy()[0],
+        entropy=None if corpus.oracle is None or corpus.conditions else corpus.oracle.entropy()[0],
         texts=len(references),
         iw_samples=sweep.iw_samples,
     )
@@ -120,6 +122,8 @@ def evaluate(
         lm=sweep.lm,
         oracle=corpus.oracle,
         oracle_length=config.data.oracle_length if config.data.source == "lstm-oracle" else None,
+        conditions=corpus.conditions.get(sweep.split),
+        condition=config.data.condition,
     )
     signature = {
         "data": corpus.fingerprint,
@@ -129,8 +133,14 @@ def evaluate(
         **held_out.signature(),
         "sampling": sampling_signature(seed=sweep.seed, max_new_tokens=config.generator.block_size),
     }
+    asked = again = None
+    if corpus.conditions:
+        conditions = corpus.conditions[sweep.split]
+        asked, again = in_turn(splits[sweep.split], conditions, sweep.n), repeated(splits[sweep.split], conditions)
+        signature["sampling"] |= {"conditions": f"{sweep.split}, in turn", "template": config.data.template}
     records = Records(run, sweep, json.loads(json.dumps(signature)))
-    return _Job(records, device, tokenizer, measures, held_out, ranks or Ranks(), between).do(judged, command)
+    job = _Job(records, device, tokenizer, measures, held_out, ranks or Ranks(), between, asked, again)
+    return job.do(judged, command)
 
 
 def _wanted(folders: dict[str, Path], names: Sequence[str] | None, run: Path) -> tuple[str, ...]:
@@ -163,6 +173,8 @@ class _Job:
     held_out: HeldOut
     ranks: Ranks
     between: Callable[[], None]
+    asked: Asked | None  # of pairs: what each text is written for
+    again: Asked | None  # of pairs: the same for further texts, several for each condition
 
     def do(self, judged: Sequence[Judged], command: str) -> dict[str, Any]:
         """What :func:`evaluate` returns."""
@@ -261,11 +273,12 @@ class _Job:
                 if ranks.first and arm is not None and arm is not units[number][0]:
                     self._show(real, made, pictures=False)
                 arm, samplers = units[number]
-                draws = arm.draws(records.sweep.n, records.sweep.seed)
+                draws = arm.draws(records.sweep.n, records.sweep.seed, self.asked and self.asked.openings)
                 for sampler in samplers:
                     began = time.monotonic()
                     texts = records.texts(arm, sampler) or self._drawn(arm, draws, sampler, next_batch)
                     self.between()
+                    texts = self._with_conditions(arm, sampler, texts)
                     point = self._point(arm, sampler, texts, likelihoods[arm.name])
                     write_point(records.path(arm, sampler), point)
                     made.append(replace(point, texts=[], per_text={}))
@@ -295,6 +308,16 @@ class _Job:
         # Of latents log p(x|z) is known, and not the log-likelihood that measures ask for.
         known = None if isinstance(arm.generator, LatentGenerator) else drawn.log_probs
         return TextSet(decoded, known, drawn.lengths, drawn.truncated, sampler.plain)
+
+    def _with_conditions(self, arm: Judged, sampler: Sampler, texts: TextSet) -> TextSet:
+        """The texts with what they were written for, and with further ones, several of one condition."""
+        if self.asked is None:
+            return texts
+        openings = self.again.openings
+        ids = arm.draws(len(openings), self.records.sweep.seed, openings)(sampler, self.between).ids
+        written = [self.tokenizer.decode(row) for row in ids]
+        groups = [written[i : i + TIMES] for i in range(0, len(written), TIMES)]
+        return texts._replace(conditions=self.asked.conditions, by_condition=groups)
 
     def _likelihood(self, arm: Judged) -> Scores:
         """What the arm makes of real text; of a VAE as some record of it says, for to bound it takes minutes."""

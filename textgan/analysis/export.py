@@ -21,8 +21,9 @@ from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.sampling.latent import LatentGenerator
 from textgan.training.building import causal_lm_config
-from textgan.training.checkpoint import ADAPTER, FILES, SamplingModel, load_for_sampling
+from textgan.training.checkpoint import ADAPTER, FILES
 from textgan.training.hub import library
+from textgan.training.loading import SamplingModel, load_for_sampling
 
 OPSET = 18
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from textgan.analysis.measures import ratio_by_group
 from textgan.analysis.ngram_arms import ORDER, kneser_ney_arm, mixture_arm
 from textgan.analysis.points import IW_SAMPLES
 from textgan.data.dataset import TokenDataset
+from textgan.data.pairs import with_other_openings
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.metrics.jackknife import GROUPS
@@ -27,9 +28,9 @@ from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.latent_likelihood import importance_nlls, latent_values
 from textgan.sampling.mixture import Mixture, NgramGenerator
 from textgan.sampling.samplers import Drawer
-from textgan.training.checkpoint import load_for_sampling
 from textgan.training.evaluation import LIKELIHOOD_SEED, text_nll
 from textgan.training.experiment import say
+from textgan.training.loading import load_for_sampling
 from textgan.training.ranks import Ranks
 
 BATCH_SIZE = 256  # part of how texts are drawn: rounding may tip a draw where it changes
@@ -38,7 +39,7 @@ REFERENCES = ("kneser_ney", "mle+kneser_ney")
 DERIVED = ("vae+aggregate",)  # rows made of an arm without any training
 BOUNDED = ("vae", "vae+aggregate")  # arms whose likelihood is known by an upper bound of its negative alone
 # What `HeldOut` may find: of the likelihood, and of a latent.
-OF_LIKELIHOOD = ("nll", "nll_text", "ppl", "nll_known", "nll_gen", "kl_to_model")
+OF_LIKELIHOOD = ("nll", "nll_text", "ppl", "nll_known", "nll_gen", "kl_to_model", "condition_gain")
 OF_LATENTS = ("recon", "shuffled_recon", "kl", "elbo", "mi", "active_units", "active_directions")
 HELD_OUT = (*OF_LIKELIHOOD, *OF_LATENTS)
 MOST_BOUNDED = 1000  # training texts whose likelihood is bounded: each costs as many passes as there are draws
@@ -63,8 +64,8 @@ class Judged:
     step: int | None = None
     training_seed: int | None = None
 
-    def draws(self, n: int, seed: int) -> Drawer:
-        """What draws its texts, sampler by sampler."""
+    def draws(self, n: int, seed: int, openings: Sequence[Sequence[int]] | None = None) -> Drawer:
+        """What draws its texts, sampler by sampler; ``openings``: of pairs what stands before each text."""
         unk_id = self.tokenizer.unk_id
         return Drawer(
             self.generator,
@@ -74,6 +75,7 @@ class Judged:
             banned_ids=() if unk_id is None else (unk_id,),
             seed=seed,
             batch_size=BATCH_SIZE,
+            openings=openings,
         )
 
     def nll(self, dataset: TokenDataset, device: torch.device, ranks: Ranks | None = None) -> torch.Tensor:
@@ -145,6 +147,9 @@ class HeldOut:
     come from the fitted aggregate posterior, the bound is that of this model, and the latent has no values of its own;
     where they come from a GAN, which has no density, there is no bound, and the values of the latent have no ``kl``
     and ``elbo``.
+
+    Of pairs these are likelihoods of the texts given their conditions. ``condition_gain`` is what that is worth: how
+    much less likely held-out texts are given the condition of another, nats a text.
     """
 
     def __init__(
@@ -194,6 +199,8 @@ class HeldOut:
         if not isinstance(arm.generator, LatentGenerator):
             nll, train = (arm.nll(texts, device, ranks).numpy() for texts in (self.held_out, self.train))
             found = self._likelihood(nll, train, self.train)
+            if self.held_out.starts is not None:
+                found |= self._gain(arm, nll, device, ranks)
         else:
             if arm.generator.has_density:
                 texts = (self.held_out, self.bounded_train)
@@ -209,7 +216,7 @@ class HeldOut:
         self, nll: np.ndarray, nll_train: np.ndarray, train: TokenDataset
     ) -> dict[str, tuple[float, np.ndarray]]:
         """Values with leave-group-out values, from negative log-likelihoods of held-out and of training texts."""
-        lengths, ones = self.held_out.lengths.numpy(), np.ones(len(self.held_out))
+        lengths, ones = self.held_out.counted.numpy(), np.ones(len(self.held_out))
         found = {"nll": ratio_by_group(nll, lengths), "nll_text": ratio_by_group(nll, ones)}
         rate, rates = found["nll"]
         found["ppl"] = (math.exp(min(rate, 700)), np.exp(np.minimum(rates, 700)))
@@ -217,11 +224,23 @@ class HeldOut:
             known = ~self.held_out.rows_with(self.unk_id).numpy()
             if 0 < known.sum() < len(known) and len(set(np.flatnonzero(known) % GROUPS)) > 1:
                 found["nll_known"] = ratio_by_group(nll * known, lengths * known)
-        found["nll_gen"] = ratio_by_group(nll_train, train.lengths.numpy())
+        found["nll_gen"] = ratio_by_group(nll_train, train.counted.numpy())
         if self.entropy is not None:
             value, groups = found["nll_text"]
             found["kl_to_model"] = (value - self.entropy, groups - self.entropy)
         return found
+
+    def _gain(
+        self, arm: Judged, nll: np.ndarray, device: torch.device, ranks: Ranks
+    ) -> dict[str, tuple[float, np.ndarray]]:
+        """``condition_gain``, from the negative log-likelihoods of held-out texts given their own conditions."""
+        others, rows = with_other_openings(self.held_out, arm.generator.block_size)
+        if len(set(rows.numpy() % GROUPS)) < 2:
+            return {}
+        gain, asked = np.zeros(len(nll)), np.zeros(len(nll))
+        gain[rows.numpy()] = arm.nll(others, device, ranks).numpy() - nll[rows.numpy()]
+        asked[rows.numpy()] = 1
+        return {"condition_gain": ratio_by_group(gain, asked)}
 
     def _bound(
         self,

@@ -29,6 +29,8 @@ class TextSet(NamedTuple):
         tokens: (N,) of the model, the end counted.
         truncated: (N,) bool, cut at the longest length.
         plain: whether they were drawn from the model itself, so that ``log_probs`` are those of the sampler.
+        conditions: what each of them was written for.
+        by_condition: other texts, of the same sampler: as many for each of some conditions.
     """
 
     texts: list[str]
@@ -36,6 +38,8 @@ class TextSet(NamedTuple):
     tokens: np.ndarray | None = None
     truncated: np.ndarray | None = None
     plain: bool = False
+    conditions: list[str] | None = None
+    by_condition: list[list[str]] | None = None
 
 
 class Measure(Protocol):
@@ -102,9 +106,13 @@ class GrammarMeasure:
     ``nll_true`` a token, for oracles of fixed length (the papers' NLL_oracle).
     """
 
-    def __init__(self, oracle: Oracle, length: int | None = None):
-        """``length``: tokens of every text of the oracle, where it is fixed."""
-        self.oracle, self.length = oracle, length
+    def __init__(self, oracle: Oracle, length: int | None = None, *, pairs: bool = False):
+        """``length``: tokens of every text of the oracle, where it is fixed.
+
+        ``pairs``: texts are written for conditions. Their log-probabilities given these say nothing of a divergence
+        from the truth of texts alone, so there is none.
+        """
+        self.oracle, self.length, self.pairs = oracle, length, pairs
 
     def signature(self, n: int) -> dict[str, Any]:
         return {"truth": f"valid samples, nats a text; {type(self.oracle).__name__}"}
@@ -116,7 +124,7 @@ class GrammarMeasure:
         values["valid"], groups["valid"] = ratio_by_group(valid, np.ones(len(true)))
         if _enough(valid):
             values["nll_true"], groups["nll_true"] = ratio_by_group(np.where(valid, -true, 0), valid)
-            if texts.plain and texts.log_probs is not None:
+            if texts.plain and texts.log_probs is not None and not self.pairs:
                 gap, gaps = ratio_by_group(np.where(valid, texts.log_probs - np.where(valid, true, 0), 0), valid)
                 values["kl_from_model"] = gap - math.log(values["valid"])
                 groups["kl_from_model"] = gaps - np.log(groups["valid"])
@@ -127,7 +135,9 @@ class GrammarMeasure:
 
     def real(self, n: int) -> dict[str, float]:
         entropy, _ = self.oracle.entropy()
-        values = {"valid": 1.0, "nll_true": entropy, "kl_from_model": 0.0, "kl_to_model": 0.0}
+        values = {"valid": 1.0, "nll_true": entropy}
+        if not self.pairs:
+            values |= {"kl_from_model": 0.0, "kl_to_model": 0.0}
         if self.length is not None:
             values["nll_oracle"] = entropy / self.length
         return values

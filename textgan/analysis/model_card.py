@@ -10,7 +10,7 @@ import yaml
 from textgan import __version__
 from textgan.configfile import dump_config
 from textgan.data.tokenizer import LookupTokenizer
-from textgan.training.checkpoint import SamplingModel
+from textgan.training.loading import SamplingModel
 from textgan.training.report import table_rows
 from textgan.training.tags import explain_metric
 

@@ -10,8 +10,8 @@ from textgan.errors import UserError
 from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.ops.int8 import quantize_
-from textgan.training.checkpoint import SamplingModel
 from textgan.training.evaluation import text_nll
+from textgan.training.loading import SamplingModel
 
 # What arithmetic costs and saves, of weights and products. Rounding in float64 is too small to tip a draw.
 PRECISIONS = ("float64", "float32", "bfloat16", "int8")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Metrics of the table, where no protocol names others; of those with * one for each embedder or language model.
 HEADLINE = ("bleu_4", "self_bleu_4", "nll", "frechet_*", "lm_*", "rlm_*", "valid", "kl_to_model", "copies")
+OF_PAIRS = ("relevance_auc_*", "condition_self_bleu_2", "condition_gain", "obeyed")  # where texts have conditions
 OF_LATENTS = (
     "recon",
     "kl",
@@ -146,8 +147,9 @@ def _headline(sweep: Sweep) -> tuple[str, ...]:
     if sweep.protocol is not None:
         return (*sweep.protocol.headline, *OF_LATENTS)
     embedders = [name.partition(":")[0] for name in sweep.embedders]
-    ends = {"frechet_*": embedders, "lm_*": sweep.lm, "rlm_*": sweep.lm}
-    own = tuple(name[:-1] + end if name in ends else name for name in HEADLINE for end in ends.get(name, [""]))
+    ends = {"frechet_*": embedders, "lm_*": sweep.lm, "rlm_*": sweep.lm, "relevance_auc_*": embedders}
+    names = (*HEADLINE, *OF_PAIRS)
+    own = tuple(name[:-1] + end if name in ends else name for name in names for end in ends.get(name, [""]))
     return (*own, *OF_LATENTS)
 
 

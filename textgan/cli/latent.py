@@ -14,7 +14,7 @@ from textgan.cli.prompts import lines_of
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
-    from textgan.training.checkpoint import SamplingModel
+    from textgan.training.loading import SamplingModel
 
 SOURCES = {
     "prior": "z from the prior",
@@ -184,7 +184,8 @@ def load_model(source: str, device, request: Request) -> SamplingModel:
         UserError: it has no latents but an option is about them, or not this source.
     """
     from textgan.sampling.latent import LatentGenerator
-    from textgan.training.checkpoint import arms, find_checkpoint, load_for_sampling
+    from textgan.training.checkpoint import arms, find_checkpoint
+    from textgan.training.loading import load_for_sampling
 
     path = find_checkpoint(source)
     trained = path.parent / "latent_gan"

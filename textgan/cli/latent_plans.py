@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from textgan.sampling.latent_walks import Direction, Reading
-    from textgan.training.checkpoint import SamplingModel
+    from textgan.training.loading import SamplingModel
 
 WEAK = 0.6  # share of texts on their own side below which a direction means little
 NAMED = 5  # unknown words that are named in a note

@@ -20,7 +20,7 @@ from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
 
 if TYPE_CHECKING:
-    from textgan.training.checkpoint import SamplingModel
+    from textgan.training.loading import SamplingModel
 
 
 @click.command(
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Texts for each prompt; with --num-beams its best beams.  [default: 1; 5 without a prompt]",
 )
-@click.option("--prompt", help="How the texts begin.")
+@click.option("--prompt", help="How the texts begin; of a model of pairs what they are written for.")
 @click.option("--prompts", metavar="FILE", help="One prompt a line; `-` is standard input.")
 @sampling_options
 @click.option("--allow-unk", is_flag=True, help="Let the model write <unk>; otherwise it is never chosen.")
@@ -92,6 +92,9 @@ def sample(
     hold only words that the model knows. Defaults of the settings are the checkpoint's (generation.yaml),
     then those below.
 
+    A model of pairs (data.condition) takes a prompt for the condition, puts it into the template of its training
+    and writes the text alone.
+
     A VAE writes a text from a latent z: drawn, or where texts are that it has read (options that begin with VAE).
     It reads words that it does not know as <unk>, and writes greedily from where texts are unless --temperature is
     given. Its log-probability is given z: that of the text itself is not known.
@@ -142,6 +145,8 @@ def sample(
             n = num_samples or (5 if request.task == "around" else 1)
             plan = latent_plan(model, request, n, seed=seed, batch_size=batch_size)
         else:
+            if not given and not chat:
+                model.check_free()
             n = num_samples or (1 if given or (fixed and drawn_latents(model) is None) else 5)
             plan = _plan(model, given, n * (best_of or 1), beams=settings["num_beams"])
         of_beams = ("num_beams", "num_beam_groups")
@@ -253,17 +258,18 @@ def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int, *, beams: 
     Raises:
         UserError: the texts of a prompt are its best beams, and it has fewer.
     """
-    from textgan.data.prompts import encode_prompt
-
-    block_size = model.generator.block_size
-    prompts = [
-        (text, encode_prompt(model.tokenizer, text, block_size=block_size, name=name)) for name, text in given
-    ] or [(None, [])]
+    prompts = [(text, model.encode_prompt(text, name=name)) for name, text in given] or [(None, [])]
 
     def job(row: int) -> Job:
         text, ids = prompts[row // n]
-        return Job({"prompt": text}, row, ids)
+        return Job({field: text}, row, ids)
 
+    def block(record: dict, width: int | None) -> str:
+        text = wrap(record["text"], width) if width else record["text"]
+        heading = record.get("condition")
+        return (f"{heading}\n{text}" if heading else text) + "\n"
+
+    field = "condition" if model.writes_for_conditions else "prompt"
     told, latents = drawn_latents(model) or ("", None)
     of_one_search = beams > 1 and latents is None
     if of_one_search and n > beams:
@@ -273,9 +279,10 @@ def _plan(model: SamplingModel, given: list[tuple[str, str]], n: int, *, beams: 
     return Plan(
         n * len(prompts),
         lambda rows: [job(row) for row in rows],
-        lambda record, width: (wrap(record["text"], width) if width else record["text"]) + "\n",
+        block,
         told=told,
         latents=latents,
         draws_latents=latents is not None,
         per_search=n if of_one_search else 1,
+        begins_behind_prompt=model.writes_for_conditions,
     )

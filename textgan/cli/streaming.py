@@ -16,7 +16,7 @@ from textgan.errors import UserError
 
 if TYPE_CHECKING:
     from textgan.data.tokenizer import Tokenizer
-    from textgan.training.checkpoint import SamplingModel
+    from textgan.training.loading import SamplingModel
 
 
 class Shown:
@@ -64,7 +64,7 @@ class Shown:
 def answer_lines(
     model: SamplingModel, plan: Plan, write_all: Callable[..., Iterator[list[dict]]], new_shown: Callable[[], Shown]
 ) -> None:
-    """Shows the continuation of each line of standard input, until its end or Ctrl-C; says which cannot be continued.
+    """Shows a text of each line of standard input, its prompt, until its end or Ctrl-C; says which cannot be one.
 
     Args:
         model: what writes.
@@ -72,8 +72,6 @@ def answer_lines(
         write_all: :func:`textgan.cli.writing.write_all` of this model, given a plan and who watches.
         new_shown: what shows a text.
     """
-    from textgan.data.prompts import encode_prompt
-
     lines = sys.stdin.buffer
     shown = new_shown()
     try:
@@ -85,7 +83,7 @@ def answer_lines(
                 return
             try:
                 text = line.decode().rstrip("\r\n")
-                ids = encode_prompt(model.tokenizer, text, block_size=model.generator.block_size, name="this line")
+                ids = model.encode_prompt(text, name="this line")
             except UnicodeDecodeError:
                 say("this line: not UTF-8")
                 continue

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from textgan.sampling.decode import Sample
-    from textgan.training.checkpoint import SamplingModel
+    from textgan.training.loading import SamplingModel
     from textgan.training.ranks import Ranks
 
 
@@ -54,6 +54,7 @@ class Plan:
         draws_latents: whether texts differ even where no token is drawn.
         repeats: what is alike where nothing is drawn.
         per_search: how many texts, one behind the other, one beam search finds: its best. Their prompts are the same.
+        begins_behind_prompt: whether the prompt is no part of the text.
     """
 
     total: int
@@ -68,6 +69,7 @@ class Plan:
     draws_latents: bool = False
     repeats: str = "texts of a prompt"
     per_search: int = 1
+    begins_behind_prompt: bool = False
 
 
 def write_all(
@@ -124,6 +126,9 @@ def write(
         text_of = stop.text
     if watch is not None:
         stop = partial(_watched, watch, stop)
+    if plan.begins_behind_prompt:
+        stop = stop and partial(_without_prompt, stop)
+        text_of = partial(_without_prompt, text_of)
     options = {"seed": seed, "banned_ids": banned, "num_return_sequences": plan.per_search, "stop": stop}
     options |= {name: value for name, value in settings.items() if name != "stop_strings"}
     before = None
@@ -159,6 +164,11 @@ def _watched(watch: Callable, stop: Callable | None, prompt: Sequence[int], ids:
     if not ended:
         watch(prompt, ids)
     return ended
+
+
+def _without_prompt(f: Callable, prompt: Sequence[int], ids: Sequence[int]) -> object:
+    """``f`` of a text whose prompt is no part of it."""
+    return f((), ids)
 
 
 def _decoded(model: SamplingModel, jobs: list[Job], options: dict) -> Iterator[Sample]:

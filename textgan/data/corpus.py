@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from textgan.data.named_corpora import GRAMMARS, ORACLES, Oracle, draw_texts, hf_texts, label_stories, nltk_texts
+from textgan.data.named_corpora import GRAMMARS, ORACLES, Oracle, draw_texts, hf_texts, nltk_texts
 from textgan.data.readers import is_readable, read_texts
+from textgan.data.story_features import MADE, check_feature, story_condition, story_label
 from textgan.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -136,8 +137,8 @@ def load_corpus(
             the hash of the condition, so all texts of one condition are in one split: held-out pairs then ask for
             what training has never been told, and no continuation of theirs can have been learned by heart.
         format, field, label, condition, encoding, max_chars: how files are read, see `read_texts`; `label` and
-            `condition` are columns of Hugging Face data too, and `label` of an embedded grammar what its stories
-            remember, such as "luck".
+            `condition` are columns of Hugging Face data too, and of an embedded grammar what its stories remember,
+            such as "luck"; `condition` may also be "title" or "keywords" there, see `story_features`.
         dedupe: drop later copies of a text (with its condition) from the source (the label of the first stays). Given
             splits keep theirs, and drawn texts too, for a sample without its duplicates is none of the distribution.
         lowercase: turn all texts to lower case first.
@@ -171,16 +172,23 @@ def load_corpus(
         return list(map(Row, reading.texts, reading.labels, reading.conditions))
 
     def draw(n: int, split: str) -> list[Row]:
-        texts = draw_texts(oracle, n, seed, split)
-        return _unlabelled(texts) if label is None else label_stories(oracle, texts, label)
+        return [
+            Row(
+                text,
+                None if label is None else story_label(oracle, text, label),
+                None if condition is None else story_condition(oracle, text, condition),
+            )
+            for text in draw_texts(oracle, n, seed, split)
+        ]
 
-    if label is not None and ((source in ORACLES and source not in GRAMMARS) or source.startswith("nltk:")):
-        raise UserError(f"the texts of {source} have no field {label!r} for a label; leave data.label away")
-    if condition is not None and (source in ORACLES or source.startswith("nltk:")):
-        raise UserError(
-            f"the texts of {source} have no field {condition!r} for a condition; give pairs as jsonl or csv (`textgan "
-            "data pairs` writes some), or leave data.condition away"
-        )
+    for what, name in (("label", label), ("condition", condition)):
+        if name is None:
+            continue
+        if (source in ORACLES and source not in GRAMMARS) or source.startswith("nltk:"):
+            raise UserError(f"the texts of {source} have no field {name!r} for a {what}; leave data.{what} away")
+        if source in GRAMMARS:
+            made = MADE if what == "condition" else ()
+            check_feature(ORACLES[source](oracle_length), f"data.{what}", name, made)
     if source in ORACLES:
         if size < 1:
             raise UserError(f"size={size} must be at least 1")

@@ -54,22 +54,6 @@ ORACLES: dict[str, Callable[[int], Oracle]] = {
     "lstm-oracle": _lstm_oracle,
 }
 GRAMMARS = ("stories", "stories-zh")
-NO_VALUE = "none"  # the label of a story that has none
-
-
-def label_stories(grammar: Any, texts: Iterable[str], label: str) -> list[tuple[str, str]]:
-    """Stories of an embedded grammar with what each remembers as `label`, such as "luck"; "none" where it does not.
-
-    Raises:
-        UserError: its stories remember nothing of that name.
-    """
-    names = grammar.feature_names()
-    if label not in names:
-        near = difflib.get_close_matches(label, names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        plain = ", ".join(name for name in names if "." not in name)
-        raise UserError(f"data.label={label}: stories have no such feature{hint} They have: {plain}")
-    return [(text, grammar.features(text).get(label, NO_VALUE)) for text in texts]
 
 
 def draw_texts(oracle: Oracle, n: int, seed: int, split: str) -> list[str]:

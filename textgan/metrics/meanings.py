@@ -53,6 +53,15 @@ MEANINGS = {
     "valid": "share of samples that the source of the corpus can write (higher is better)",
     "kl_to_model": "KL(truth || model), nats a text (lower is better; 0 is perfect)",
     "kl_from_model": "KL(model || truth) over valid samples, nats a text (lower is better; 0 is perfect)",
+    "relevance": "cosine of a text's embedding ({x}) and that of what it was written for (real pairs are the mark)",
+    "relevance_other": "the same with all other conditions: what texts get that do not look at theirs",
+    "relevance_auc": "how often a text is more like its own condition than like another ({x}) (0.5 = not told by it)",
+    "condition_spread": "1 - cosine of two texts of one condition ({x}) (higher is more diverse)",
+    "condition_self_bleu": "self-BLEU-{n} of the texts of one condition, mean over conditions (lower is more diverse)",
+    "condition_distinct": "distinct-{n} of the texts of one condition, mean over conditions (higher is more diverse)",
+    "condition_gain": "how much less likely held-out texts are given another's condition, nats a text (higher is"
+    " better; 0: conditions are not used)",
+    "obeyed": "share of stories that tell exactly what their condition asks for (higher is better)",
 }
 
 # What a number was computed with, in words; without a word in its name it is the classifier of word n-grams.
@@ -115,6 +124,14 @@ BETTER = {
     "valid": 1,
     "kl_to_model": -1,
     "kl_from_model": -1,
+    "relevance": 0,
+    "relevance_other": 0,
+    "relevance_auc": 0,
+    "condition_spread": 1,
+    "condition_self_bleu": -1,
+    "condition_distinct": 1,
+    "condition_gain": 1,
+    "obeyed": 1,
 }
 
 DEFINITIONS = {

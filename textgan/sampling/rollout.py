@@ -114,6 +114,7 @@ def sample_continuations(
     *,
     eos_id: int,
     rng: torch.Generator,
+    own: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Ids (B, T) and lengths (B,) of texts that begin with the given openings, T <= max_len the longest of them.
 
@@ -123,15 +124,18 @@ def sample_continuations(
     Args:
         openings: (B, M) ids; row i begins with its first `starts[i]`.
         starts: (B,), each below `max_len`, so that there is room for a token.
+        own: as in `sample_ids`.
 
     Raises:
         ValueError: if `max_len` is above the generator's block size, or an opening leaves no room.
     """
-    device, batch_size = generator.device, len(starts)
     if int(starts.max()) >= max_len:
         raise ValueError(f"an opening of {int(starts.max())} tokens leaves no room in `max_len={max_len}`")
-    uniform = torch.rand(batch_size, max_len, generator=rng, device=device)
-    longest = int(starts.max())
+    device = generator.device
+    uniform = torch.rand(len(starts), max_len, generator=rng, device=device)
+    if own is not None:
+        uniform, openings, starts = own(uniform), own(openings), own(starts)
+    batch_size, longest = len(starts), int(starts.max())
     left_pad = longest - starts
     # Columns of what is read: padding, eos, opening. Padding columns are never looked at.
     columns = torch.arange(longest + 1, device=device) - left_pad[:, None] - 1

@@ -176,9 +176,13 @@ class Drawer:
         banned_ids: Sequence[int] = (),
         seed: int = 0,
         batch_size: int = 256,
+        openings: Sequence[Sequence[int]] | None = None,
         **options: Any,
     ):
-        """``options``: further settings of :func:`textgan.sampling.decode.generate`."""
+        """``openings``: ids that stand before each of the ``n`` texts; None: nothing does.
+
+        ``options``: further settings of :func:`textgan.sampling.decode.generate`.
+        """
         if seed < 0 or n < 1:
             raise ValueError(f"`seed={seed}` must not be negative and `n={n}` must be at least 1")
         self.generator, self.n, self.seed, self.batch_size = generator, n, seed, batch_size
@@ -189,6 +193,9 @@ class Drawer:
             "seed": seed,
             **options,
         }
+        self._openings = [[]] * n if openings is None else list(openings)
+        if len(self._openings) != n:
+            raise ValueError(f"{len(self._openings)} openings for n={n} texts; give one for each")
         self._plain: list[Drawn] = []  # candidate j of every slot; the first is the plain texts
 
     def signature(self) -> dict[str, Any]:
@@ -234,11 +241,11 @@ class Drawer:
         for start in range(0, self.n, self.batch_size):
             if between is not None:
                 between()
-            rows = min(self.batch_size, self.n - start)
+            prompts = self._openings[start : start + self.batch_size]
             samples += generate(
                 generator or self.generator,
-                [[]] * rows,
-                batch_size=rows,
+                prompts,
+                batch_size=len(prompts),
                 first_index=first_row + start,
                 **self._options,
                 **settings,

@@ -49,7 +49,7 @@ def draw_continuations(run: Experiment, players: Players, batches: list[Batch], 
 
     All are sampled together, in parts that ``accumulate`` bounds.
     """
-    eos_id = run.tokenizer.eos_id
+    eos_id, ranks = run.tokenizer.eos_id, run.ranks
     rng = stream(run.device, run.config.seed, "fakes", *name)
     players.generator.eval()
     sizes = [len(batch.ids) for batch in batches]
@@ -65,8 +65,9 @@ def draw_continuations(run: Experiment, players: Players, batches: list[Batch], 
                 run.config.generator.block_size,
                 eos_id=eos_id,
                 rng=rng,
+                own=ranks.own,
             )
-        drawn.append(texts)
+        drawn.append(ranks.gather_texts(*texts, len(part), eos_id))
     texts = concatenate(drawn, eos_id)
     players.spent.tokens += texts[1].sum()
     return list(zip(*(x.split(sizes) for x in texts), strict=True))
@@ -236,8 +237,8 @@ def adversarial_gradient(
         number = len(part.lengths)
         weight = number / size
         given = fakes and tuple(run.ranks.own(x[i * micro : i * micro + number]) for x in fakes)
-        fake = draw_rollout(run, generator, number, tau, (done, i), given, part.starts)
         own, real_score = share(part, run.ranks), None
+        fake = draw_rollout(run, generator, number, tau, (done, i), given, own.starts)
         with run.autocast():
             fake_score = gather_scores(discriminator(fake.tokens, fake.lengths), number, run.ranks)
             if GAN_LOSSES[settings.loss].relativistic:

@@ -27,7 +27,6 @@ are safetensors, ``state.pt`` is read with ``weights_only=True``.
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,9 @@ from textgan import __version__
 from textgan.config import Config
 from textgan.configadapter import Adapter
 from textgan.configfile import dump_config, load_config
-from textgan.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from textgan.data.tokenizer import Tokenizer, save_tokenizer
 from textgan.errors import UserError
-from textgan.models.adapters import can_merge, merge
-from textgan.models.causal_lm import CausalLM
-from textgan.models.generator import Generator
-from textgan.models.lstm import LSTMGenerator
 from textgan.models.sharing import frozen, own_state
-from textgan.models.vae import TextVAE
-from textgan.sampling.latent import LatentGenerator
 from textgan.training.building import build_model, fill, fit_adapter
 
 FORMAT = 1
@@ -58,18 +51,6 @@ ALL_POINTERS = (*POINTERS, "best-continued")
 ARMS = ("pretrained", "mle", "adversarial", "continued", "vae", "latent_gan")
 WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 FILES = ("model.safetensors", "config.yaml", "tokenizer.json", "generation.yaml", "meta.json")
-
-
-@dataclass(frozen=True)
-class SamplingModel:
-    """What ``textgan sample`` needs of a checkpoint."""
-
-    generator: Generator | LSTMGenerator | LatentGenerator
-    tokenizer: Tokenizer
-    config: Config
-    path: Path
-    step: int
-    meta: dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -253,7 +234,7 @@ def arms(run: str | Path) -> dict[str, Path]:
         raise UserError(f"{run} does not exist; give a run folder (runs/NAME)")
     root = run / "checkpoints"
     if (root / "classifier").is_dir():
-        raise UserError(_no_generator(run))
+        raise UserError(no_generator(run))
     found = {name: root / name for name in ARMS if (root / name).is_dir()}
     phases = {path: check_checkpoint(path).get("phase") for path in sorted(root.glob("step-*"))}
     for arm in ("adversarial", "vae", "latent_gan"):
@@ -325,33 +306,7 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}/state.pt cannot be read ({reason}){_newest_good(path)}") from None
 
 
-def load_for_sampling(path: str | Path, device: str | torch.device = "cpu") -> SamplingModel:
-    """Generator (eval mode, on ``device``), tokenizer and config of a run or checkpoint.
-
-    A run means its best checkpoint (lowest dev NLL in its last phase). An adapter is folded into the weights where
-    that is possible: it then costs nothing. Of a VAE it is a ``LatentGenerator``, which
-    draws its latents from the prior, or from the latent GAN where one was trained.
-
-    Raises:
-        UserError: as :func:`find_checkpoint`, or the weights do not fit the config (both shapes are named).
-    """
-    folder = find_checkpoint(path)
-    meta = check_checkpoint(folder)
-    if meta.get("phase") == "classifier":
-        raise UserError(_no_generator(folder))
-    config = load_config(folder / "config.yaml")
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    phase = meta.get("phase", "mle")
-    model = load_model(folder, config, tokenizer.vocab_size, phase)
-    if isinstance(model, Generator | CausalLM) and can_merge(model):
-        model = merge(model)
-    if isinstance(model, TextVAE):
-        model = LatentGenerator(model, source="gan" if phase == "latent_gan" else "prior")
-    model.to(device).eval().requires_grad_(False)
-    return SamplingModel(model, tokenizer, config, folder, meta["step"], meta)
-
-
-def _no_generator(path: Path) -> str:
+def no_generator(path: Path) -> str:
     return f"{path} is a classifier, which writes no texts; it reads them: `textgan classify {path} FILE`"
 
 

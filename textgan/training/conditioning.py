@@ -16,20 +16,28 @@ from textgan.training.seeding import stream
 
 def read_batch(run: Experiment, rows: Tensor, *name: object) -> Batch:
     """The training rows of these indices on the run's device, without the openings that the step ``name`` drops."""
-    (batch,) = read_parts(run, rows, max(1, len(rows)), *name)
-    return batch.to(run.device)
+    dropped = _dropped(run, len(rows), *name)
+    batch = run.train.batch(rows)
+    return (batch if dropped is None else batch.without_openings(dropped)).to(run.device)
 
 
 def read_parts(run: Experiment, rows: Tensor, size: int, *name: object) -> Iterator[Batch]:
-    """The same as micro-batches of at most ``size`` rows, of which the openings of the same ones are dropped."""
-    share = run.config.data.condition_dropout
-    dropped = None
-    if share:
-        dropped = torch.rand(len(rows), generator=stream("cpu", run.config.seed, "condition-dropout", *name)) < share
+    """This rank's rows of the same, in micro-batches of at most ``size`` rows of all; the same openings are dropped."""
+    dropped = _dropped(run, len(rows), *name)
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         batch = run.train.batch(run.ranks.own(rows[part]))
-        yield batch if dropped is None else batch.without_openings(dropped[part])
+        if dropped is not None:
+            batch = batch.without_openings(run.ranks.own(dropped[part]))
+        yield batch.to(run.device)
+
+
+def _dropped(run: Experiment, n: int, *name: object) -> Tensor | None:
+    """Of which of ``n`` rows the opening is dropped, (n,) bool; None: of none."""
+    share = run.config.data.condition_dropout
+    if not share:
+        return None
+    return torch.rand(n, generator=stream("cpu", run.config.seed, "condition-dropout", *name)) < share
 
 
 def mean_targets(run: Experiment) -> float:

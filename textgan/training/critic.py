@@ -10,7 +10,7 @@ from textgan.config import Config
 from textgan.data.tokenizer import Tokenizer
 from textgan.errors import UserError
 from textgan.models.discriminator import CNNCritic, EncoderCritic, TransformerCritic
-from textgan.training.checkpoint import SamplingModel, arms, load_for_sampling, load_state
+from textgan.training.checkpoint import arms, load_state
 from textgan.training.encoders import (
     Reading,
     encoder_shape,
@@ -19,6 +19,7 @@ from textgan.training.encoders import (
     read_tokens,
     rebuild_encoder,
 )
+from textgan.training.loading import SamplingModel, load_for_sampling
 
 INIT_FROM = "discriminator.init_from"
 

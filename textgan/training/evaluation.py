@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from textgan.config import Config
 from textgan.data.corpus import Corpus
 from textgan.data.dataset import TokenDataset, eval_batches
-from textgan.data.pairs import encode_condition
+from textgan.data.pairs import encode_condition, with_other_openings
 from textgan.data.prompts import encode_prompt
+from textgan.data.story_features import story_condition
 from textgan.data.tokenizer import Tokenizer
 from textgan.metrics.suite import Scorer
 from textgan.models.generator import Generator
@@ -86,6 +87,7 @@ class Evaluator:
         self.banned_ids = () if tokenizer.unk_id is None else (tokenizer.unk_id,)
         self.corpus, self.tokenizer, self.device = corpus, tokenizer, device
         self.dev, self.test = dev, test
+        self.condition = config.data.condition
         self.oracle_length = config.data.oracle_length if config.data.source == "lstm-oracle" else None
         self.real: dict[int, dict[str, float]] = {}
         self.diagnosis: Diagnosis | None = None  # of the VAE and the texts that were looked at last
@@ -202,7 +204,18 @@ class Evaluator:
             values["quality/nll_known"] = (nll[known].sum() / dataset.counted[known].sum()).item()
         if isinstance(generator, LatentGenerator):
             values |= self._latent(generator.vae, dataset)
+        if dataset.starts is not None:
+            values |= self._condition_gain(generator, dataset, nll)
         return values
+
+    def _condition_gain(self, generator: AnyGenerator, dataset: TokenDataset, nll: torch.Tensor) -> dict[str, float]:
+        """How much less likely the texts of pairs are given the condition of another; nothing where there is one."""
+        others, rows = with_other_openings(dataset, self.max_new_tokens)
+        if not len(rows):
+            return {}
+        options = {"batch_size": self.settings.batch_size, "device": self.device, "ranks": self.ranks}
+        gain = text_nll(generator, others, **options) - nll[rows]
+        return {"quality/condition_gain": gain.mean().item()}
 
     def _latent(self, vae: TextVAE, dataset: TokenDataset) -> dict[str, float]:
         """What the latent of a VAE does on held-out texts; leaves more of it in ``diagnosis``. Of 1 text nothing."""
@@ -233,13 +246,18 @@ class Evaluator:
     def _against_truth(self, texts: list[str], nll_text: float | None) -> dict[str, float]:
         """Share of valid samples, their NLL under the truth, and KL(truth || model), all in nats a text.
 
-        The divergence needs every text of dev whole: it is left out where some were cut or dropped as too long.
+        The divergence needs every text of dev whole: it is left out where some were cut or dropped as too long, and of
+        pairs, whose likelihoods are given conditions. Of these there is the share that tells what was asked for.
         """
         log_probs = [self.corpus.oracle.log_prob(text) for text in texts]
         finite = [value for value in log_probs if value > -math.inf]
         entropy, _ = self.corpus.oracle.entropy()
         values = {"quality/valid": len(finite) / len(texts), "quality/nll_true_real": entropy}
-        if len(self.dev) == len(self.corpus.dev) and nll_text is not None:
+        if self.condition is not None:
+            told = (story_condition(self.corpus.oracle, text, self.condition) for text in texts)
+            asked = (self.corpus.conditions["dev"][self.dev.origins[i % len(self.dev)]] for i in range(len(texts)))
+            values["quality/obeyed"] = sum(a == b for a, b in zip(told, asked, strict=True)) / len(texts)
+        elif len(self.dev) == len(self.corpus.dev) and nll_text is not None:
             values["quality/kl_to_model"] = nll_text - entropy
         if finite:
             values["quality/nll_true"] = -sum(finite) / len(finite)

@@ -11,10 +11,10 @@ from textgan.data.pairs import ends_visibly, openings_of
 from textgan.data.tokenizer import Tokenizer, train_tokenizer
 from textgan.errors import UserError
 from textgan.sampling.latent import LatentGenerator
-from textgan.training.checkpoint import load_for_sampling
 from textgan.training.encoders import load_encoder_tokenizer
 from textgan.training.experiment import say
 from textgan.training.hub import load_tokenizer
+from textgan.training.loading import load_for_sampling
 from textgan.training.logging import flatten
 from textgan.training.pretrained import find_pretrained
 

@@ -76,7 +76,7 @@ def train_mle(run: Experiment, resumed: dict[str, Any] | None) -> tuple[Generato
             size = -(-len(drawn) // settings.accumulate)
             for rows, batch in zip(drawn.split(size), read_parts(run, drawn, size, "mle", step), strict=True):
                 with run.autocast():
-                    found = mle_loss_and_nll(generator, batch.to(run.device), tokens, config.finetune.label_smoothing)
+                    found = mle_loss_and_nll(generator, batch, tokens, config.finetune.label_smoothing)
                     part, plain = (x * bool(run.ranks.counted(len(rows))) for x in found)
                 part.backward()
                 loss, nll, seen = loss + part.detach(), nll + plain, seen + int(run.train.counted[rows].sum())

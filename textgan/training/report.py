@@ -21,6 +21,8 @@ ROWS = (
     ("active_units", "high", 0),
     ("active_directions", "high", 0),
     ("valid", "high", 3),
+    ("condition_gain", "high", 2),
+    ("obeyed", "high", 3),
     ("kl_to_model", "low", 3),
     ("nll_true", "real", 3),
     ("nll_oracle", "real", 4),

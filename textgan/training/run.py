@@ -195,11 +195,6 @@ def check_ranks(config: Config, ranks: Ranks) -> None:
             f"torchrun started {ranks.size} processes, but a run with a `vae` section is of one: its codes are "
             "normalised and compared over the whole batch; leave torchrun away, or give vae=none"
         )
-    if ranks.size > 1 and config.data.condition is not None:
-        raise UserError(
-            f"torchrun started {ranks.size} processes, but a run with data.condition={config.data.condition} is of "
-            "one; leave torchrun away"
-        )
     for name in ("mle", "adversarial", "classifier"):
         phase = getattr(config, name)
         if phase and phase.batch_size // phase.accumulate < ranks.size:

@@ -94,7 +94,11 @@ TAGS = {
     "only, the end token not counted)",
     "quality/nll_oracle_real": "entropy of lstm-oracle, nats a token: the mark for quality/nll_oracle",
     "quality/kl_to_model": "KL(truth || model): quality/nll_text minus the corpus entropy, nats a text (0 is perfect)",
-    "samples/free": "the first samples of each evaluation, temperature 1, <unk> never chosen, same noise each time",
+    "quality/condition_gain": "pairs: how much less likely a dev text is given the condition of another, nats a text: "
+    "0 where the generator does not look at conditions (higher is better)",
+    "quality/obeyed": "pairs of embedded stories: share of samples that tell exactly what their condition asks for",
+    "samples/free": "the first samples of each evaluation, temperature 1, <unk> never chosen, same noise each time; of "
+    "pairs texts for the first conditions of dev",
     "samples/prompted": "evaluation.prompts continued at temperature 1, <unk> never chosen, same noise each time",
     "samples/alarm": "the collapse alarm: raised where diversity falls far below that of real text",
     "samples/posterior_collapse": "raised where a VAE does not use its latent, with what to do",
@@ -198,6 +202,8 @@ def layout() -> dict[str, dict[str, list]]:
             "NLL of dev text (lower is better)": chart("quality/nll"),
             "BLEU-4 (real text is the mark)": chart("quality/bleu_4"),
             "valid stories (higher is better)": chart("quality/valid"),
+            "what a condition tells of its text, nats": chart("quality/condition_gain"),
+            "stories that tell what was asked for": chart("quality/obeyed"),
         },
         "VAE": {
             "KL, nats a text (0: collapse)": chart("vae/kl"),

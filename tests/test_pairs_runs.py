@@ -14,6 +14,7 @@ from tests.processes import torchrun
 from textgan.analysis.certify import Study, certify
 from textgan.analysis.evaluate import evaluate
 from textgan.analysis.sweep import Sweep
+from textgan.cli.export import export
 from textgan.cli.sample import sample
 from textgan.configfile import load_config
 from textgan.errors import UserError
@@ -136,6 +137,20 @@ def test_conditions_that_cannot_be_read_are_refused(both, options, message):
         invoke(sample, both, *options)
 
 
+def test_guidance_keeps_texts_to_their_condition(both):
+    def heeded(scale):
+        found = records(both, "--prompt", "狗 5", "-n", "200", "--temperature", "1.5", "--guidance-scale", scale)
+        return sum("叫" in record["text"] for record in found)
+
+    at = [heeded(scale) for scale in ("0", "0.3", "1")]
+    assert at[0] + 20 < at[1] < at[2] - 20
+    (both / "checkpoints" / "mle" / "generation.yaml").write_text("guidance_scale: 4\n")
+    told = ("--prompt", "狗 5", "-n", "20", "--temperature", "3", "--lines")
+    by_default = invoke(sample, both / "checkpoints" / "mle", *told)
+    assert by_default.stdout == invoke(sample, both / "checkpoints" / "mle", *told, "--guidance-scale", "4").stdout
+    assert "guidance_scale" not in invoke(sample, both / "checkpoints" / "mle", "-n", "2").stderr  # nothing to keep to
+
+
 @pytest.fixture(scope="module")
 def strict(file, tmp_path_factory):
     """A run that always saw the condition, with an adversarial phase."""
@@ -147,6 +162,8 @@ def strict(file, tmp_path_factory):
 def test_free_texts_of_a_model_that_never_saw_any_are_refused(strict):
     with pytest.raises(UserError, match="learned to write for a title alone: give --prompt or --prompts"):
         invoke(sample, strict, "-n", "2")
+    with pytest.raises(UserError, match=r"--guidance-scale 2 compares with texts of no title, which .* never saw"):
+        invoke(sample, strict, "--prompt", "dog 1", "--guidance-scale", "2")
 
 
 def test_the_log_says_what_conditions_are_worth(strict, both):
@@ -240,6 +257,14 @@ def test_evaluation_asks_for_the_conditions_of_dev(strict, capsys):
     again = evaluate(strict, sweep, device=torch.device("cpu"))
     assert again["points"][0].values == result["points"][0].values
     assert "4 of 4 operating points are there already" in capsys.readouterr().err
+
+
+def test_what_is_given_back_writes_for_conditions_too(both, tmp_path):
+    invoke(export, both, tmp_path / "out", "--format", "safetensors")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"It writes for a title, which goes into the place of {{condition}} in {TEMPLATE!r}" in card
+    options = ("--prompt", "dog 3", "-n", "5", "--lines")
+    assert invoke(sample, tmp_path / "out", *options).stdout == invoke(sample, both, *options).stdout
 
 
 def test_a_certificate_is_refused(strict):

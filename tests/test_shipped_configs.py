@@ -20,6 +20,7 @@ def test_the_promised_configs_are_there():
         "smoke.yaml",
         "stories/mle.yaml",
         "stories/gan.yaml",
+        "stories/titles.yaml",
         "image_coco/mle.yaml",
         "image_coco/gan.yaml",
         "image_coco/relgan.yaml",

@@ -71,6 +71,11 @@ def model_card(model: SamplingModel, form: str, name: str) -> str:
         f"tokens ({model.tokenizer.kind}, vocabulary of {model.tokenizer.vocab_size:,}), each after one token that "
         "opens it."
     )
+    if model.writes_for_conditions:
+        about += (
+            f" It writes for a {config.data.condition}, which goes into the place of {{condition}} in "
+            f"{config.data.template!r}; the text is what follows."
+        )
     return f"""---
 {yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}
 ---

@@ -14,7 +14,7 @@ from textgan.cli.choosing import check_choice, check_drawn, choose, judge_option
 from textgan.cli.latent import NAMES, TASKS, drawn_latents, latent_options, load_model, read_request
 from textgan.cli.output import check_output, json_lines, progress, say, sink, text_lines, wrap
 from textgan.cli.prompts import given_prompts
-from textgan.cli.sampling_options import SETTINGS, checked, sampling_options, with_defaults_of
+from textgan.cli.sampling_options import SETTINGS, checked, guided, sampling_options, with_defaults_of
 from textgan.cli.streaming import Shown, answer_lines, check_alone
 from textgan.cli.writing import Job, Plan, write_all
 from textgan.errors import UserError
@@ -137,6 +137,7 @@ def sample(
         if stream and settings["num_beams"] > 1:
             raise UserError(f"{mode}, but the {settings['num_beams']} beams are open to the end: give --num-beams 1")
         fixed = settings["num_beams"] > 1 or bool(settings["penalty_alpha"]) or settings["temperature"] == 0
+        settings = guided(settings, model, prompted=bool(given) or chat, commanded="guidance_scale" in commanded)
         if best_of:
             check_drawn(best_of, fixed=fixed, task=request.task is not None)
         if request.task:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from textgan.cli.latent import finite
+from textgan.cli.latent import drawn_latents, finite
 from textgan.errors import UserError
+
+if TYPE_CHECKING:
+    from textgan.training.loading import SamplingModel
 
 # What `generation.yaml` of a checkpoint may set; the command line goes before it.
 SETTINGS = (
@@ -21,6 +25,7 @@ SETTINGS = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "penalty_alpha",
+    "guidance_scale",
     "num_beams",
     "num_beam_groups",
     "diversity_penalty",
@@ -81,6 +86,13 @@ OPTIONS = (
         "said before, which counts this much; such as 0.6 with --top-k 4.",
     ),
     click.option(
+        "--guidance-scale",
+        type=click.FloatRange(min=0),
+        callback=finite,
+        help="Above 1, texts keep closer to their prompt: what it does to a token's log-probability counts this much. "
+        "1 is off. Takes twice the time.",
+    ),
+    click.option(
         "--num-beams",
         type=click.IntRange(min=1),
         default=1,
@@ -128,7 +140,7 @@ def checked(options: dict, commanded: set[str]) -> dict:
     from textgan.sampling.settings import without_effect
 
     sampling = {name: options[name] for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
-    sampling["penalty_alpha"] = options["penalty_alpha"]
+    sampling |= {name: options[name] for name in ("penalty_alpha", "guidance_scale")}
     way, ignored = without_effect(num_beams=options["num_beams"], **sampling)
     for name in ignored:
         if name in commanded:
@@ -174,6 +186,25 @@ def with_defaults_of(folder: Path, ctx: click.Context, settings: dict, commanded
         settings |= {"num_beam_groups": 1, "diversity_penalty": None}
     if wrong := wrong_groups(settings["num_beams"], settings["num_beam_groups"], settings["diversity_penalty"]):
         raise UserError(re.sub("num_beam_groups|num_beams|diversity_penalty", _as_option, wrong))
+    return settings
+
+
+def guided(settings: dict, model: SamplingModel, *, prompted: bool, commanded: bool) -> dict:
+    """The settings without guidance where there is no prompt to keep to; UserError where it was asked for in vain."""
+    scale = settings["guidance_scale"]
+    if scale in (None, 1):
+        return settings
+    if not prompted:
+        if not commanded:
+            return settings | {"guidance_scale": None}
+        raise UserError(f"--guidance-scale {scale:g} keeps texts to their prompt: give --prompt, --prompts or --chat")
+    if drawn_latents(model) is not None:
+        raise UserError(f"--guidance-scale {scale:g} is not for a VAE, whose texts follow their latent; leave it away")
+    if model.writes_for_conditions and not model.config.data.condition_dropout:
+        raise UserError(
+            f"--guidance-scale {scale:g} compares with texts of no {model.config.data.condition}, which {model.path} "
+            "never saw: train with data.condition_dropout above 0, such as 0.1"
+        )
     return settings
 
 

@@ -41,6 +41,11 @@ class Context:
         self.left_pad = torch.tensor([T - len(row) for row in rows], device=device)
         self._read_all(condition)
 
+    @property
+    def choices(self) -> Tensor:
+        """What tokens are chosen by."""
+        return self.logits
+
     def append(self, tokens: Tensor) -> None:
         """Gives each row one more token (B,) and reads it."""
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)

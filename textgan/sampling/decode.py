@@ -15,6 +15,7 @@ from textgan.ops.packed_linear import packed
 from textgan.sampling.beam import beam_search, best_of
 from textgan.sampling.context import Context, check_choice
 from textgan.sampling.contrastive import contrastive_search
+from textgan.sampling.guidance import GuidedContext
 from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramContext, NgramGenerator, open_context
 from textgan.sampling.settings import check_settings
@@ -62,6 +63,7 @@ def generate(
     repetition_penalty: float | None = None,
     no_repeat_ngram_size: int | None = None,
     penalty_alpha: float | None = None,
+    guidance_scale: float | None = None,
     num_beams: int = 1,
     num_beam_groups: int = 1,
     diversity_penalty: float | None = None,
@@ -101,6 +103,8 @@ def generate(
         no_repeat_ngram_size: 0 or None is off.
         penalty_alpha: in [0, 1]; above 0 is contrastive search among ``top_k`` candidates, which draws nothing; see
             :mod:`textgan.sampling.contrastive`. 0 or None is off.
+        guidance_scale: at least 0; above 1 keeps texts closer to their prompts, which must not be empty, see
+            :mod:`textgan.sampling.guidance`; for sampling and greedy decoding. 1 or None is off.
         num_beams: above 1 is beam search, which draws nothing; see :mod:`textgan.sampling.beam`.
         num_beam_groups: above 1 is diverse beam search; divides ``num_beams``.
         diversity_penalty: above 0, of groups; see :mod:`textgan.sampling.beam`. 0 or None without groups.
@@ -135,6 +139,7 @@ def generate(
         max_new_tokens,
         min_new_tokens,
         penalty_alpha,
+        guidance_scale,
         num_beams,
         num_beam_groups,
         diversity_penalty,
@@ -170,6 +175,9 @@ def generate(
                 context = generator.context(rows, z, room=max(limits), pad_id=eos_id, keep_states=contrastive)
             else:
                 context = open_context(generator, rows, room=max(limits), pad_id=eos_id, keep_states=contrastive)
+            if guidance_scale not in (None, 1):
+                free = open_context(generator, [[eos_id]] * len(batch), room=max(limits), pad_id=eos_id)
+                context = GuidedContext(context, free, guidance_scale)
             limits = torch.tensor(limits, device=context.ids.device)
             stops = None if stop is None else partial(_of_row, stop, batch)
             common = {"eos_id": eos_id, "penalize": penalize, "stops": stops}
@@ -222,7 +230,7 @@ def _decoding(generator: nn.Module, rows: int) -> Iterator[None]:
 
 
 def _write(
-    context: Context | NgramContext,
+    context: Context | NgramContext | GuidedContext,
     limits: Tensor,
     *,
     eos_id: int,
@@ -238,7 +246,7 @@ def _write(
     rows = torch.arange(B, device=limits.device)  # which row of the batch each row of the context is
     alive = torch.ones_like(rows, dtype=torch.bool)
     for t in range(room):
-        scores = penalize(context.logits, context.ids, context.left_pad, t)
+        scores = penalize(context.choices, context.ids, context.left_pad, t)
         try:
             tokens, gains = choose(scores, rows, t)
         except ValueError:

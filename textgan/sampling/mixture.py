@@ -116,6 +116,11 @@ class NgramContext:
         self.left_pad = torch.tensor([T - len(row) for row in rows], device=self.ids.device)
         self._read()
 
+    @property
+    def choices(self) -> Tensor:
+        """What tokens are chosen by."""
+        return self.logits
+
     def append(self, tokens: Tensor) -> None:
         """Gives each row one more token (B,)."""
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from textgan.models.generator import Generator
+from textgan.sampling.latent import LatentGenerator
 from textgan.sampling.mixture import Mixture, NgramGenerator
 
 # Values of the filters that change nothing; None is another.
@@ -10,15 +11,21 @@ NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 
 def without_effect(
-    *, num_beams: int, temperature: float, penalty_alpha: float | None = None, **filters: float | None
+    *,
+    num_beams: int,
+    temperature: float,
+    penalty_alpha: float | None = None,
+    guidance_scale: float | None = None,
+    **filters: float | None,
 ) -> tuple[str | None, list[str]]:
     """How ids are chosen when not by sampling, and the sampling settings that this would ignore."""
     active = ["temperature"] if temperature != 1 else []
+    guided = [] if guidance_scale in (None, 1) else ["guidance_scale"]
     active += [name for name, value in filters.items() if value is not None and value != NEUTRAL[name]]
     if num_beams > 1:
-        return "beam search", [*active, *(["penalty_alpha"] if penalty_alpha else [])]
+        return "beam search", [*active, *guided, *(["penalty_alpha"] if penalty_alpha else [])]
     if penalty_alpha:
-        return "contrastive search", [name for name in active if name != "top_k"]
+        return "contrastive search", [*(name for name in active if name != "top_k"), *guided]
     active = [name for name in active if name != "temperature"]
     return ("greedy decoding", active) if temperature == 0 else (None, [])
 
@@ -43,6 +50,7 @@ def check_settings(
     max_new_tokens: int | None,
     min_new_tokens: int | None,
     penalty_alpha: float | None,
+    guidance_scale: float | None,
     num_beams: int,
     num_beam_groups: int,
     diversity_penalty: float | None,
@@ -78,7 +86,16 @@ def check_settings(
             raise ValueError(f"`{name}={warp[name]}` must be between 0 and 1")
     if penalty_alpha is not None and not 0 <= penalty_alpha <= 1:
         raise ValueError(f"`penalty_alpha={penalty_alpha}` must be between 0 and 1")
-    way, ignored = without_effect(num_beams=num_beams, penalty_alpha=penalty_alpha, **warp)
+    if guidance_scale is not None and guidance_scale < 0:
+        raise ValueError(f"`guidance_scale={guidance_scale}` must not be negative")
+    if guidance_scale not in (None, 1):
+        if not all(map(len, prompts)):
+            raise ValueError(f"`guidance_scale={guidance_scale}` needs a prompt of each text to keep it to")
+        if isinstance(generator, LatentGenerator):
+            raise ValueError(f"`guidance_scale={guidance_scale}` is not for a VAE")
+    way, ignored = without_effect(
+        num_beams=num_beams, penalty_alpha=penalty_alpha, guidance_scale=guidance_scale, **warp
+    )
     if ignored:
         raise ValueError(f"{way} does not sample: `{ignored[0]}` has no effect on it")
     if penalty_alpha and (warp["top_k"] or 0) < 2:

@@ -92,7 +92,7 @@ def desk(tmp_path_factory):
     save_bert(folder / "bert")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("quickstart", "vae/stories", "vae/latent_gan", "classifier/stories"):
+        for name in ("quickstart", "stories/titles", "vae/stories", "vae/latent_gan", "classifier/stories"):
             command = ["textgan", "train", f"configs/{name}.yaml"]
             result = CliRunner().invoke(cli, shrunk(command), catch_exceptions=False)
             assert result.exit_code == 0, result.output

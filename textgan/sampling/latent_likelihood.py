@@ -119,7 +119,7 @@ def importance_nlls(
             for part in noise.split(max(1, batch_size // len(rows)), dim=1):
                 between()
                 draws = part.size(1)
-                ids, lengths, x = (t.repeat_interleave(draws, dim=0) for t in (*batch, features))
+                ids, lengths, x = (t.repeat_interleave(draws, dim=0) for t in (batch.ids, batch.lengths, features))
                 drawn = vae.infer(x, part.flatten(0, 1))
                 log_p = vae.log_likelihood(ids, lengths, drawn.z).double() - drawn.log_q.double()
                 every = torch.stack([log_p + generator.log_density(drawn).double() for generator in generators])
@@ -167,10 +167,10 @@ def diagnose(vae: TextVAE, dataset: Rows, *, seed: int, batch_size: int, device:
             per_text["log_ratio"][rows] = (drawn.log_q - drawn.log_p).double().cpu()
             kl_dims += kl.sum(0).cpu() / N
         for rows in _batches(dataset, batch_size):
-            ids, lengths = dataset.batch(rows).to(device)
+            batch = dataset.batch(rows).to(device)
             for name, source in (("recon", rows), ("shuffled_recon", other[rows])):
                 z = posterior["z"][source].to(device)
-                per_text[name][rows] = -vae.log_likelihood(ids, lengths, z).double().cpu()
+                per_text[name][rows] = -vae.log_likelihood(batch.ids, batch.lengths, z).double().cpu()
     return Diagnosis(**per_text, **posterior, mean=mean, kl_dims=kl_dims)
 
 
@@ -194,8 +194,8 @@ def latent_information(
     rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:PAIRS_OF].sort().values
     z = found.z[rows].to(device)
     with _eval_mode(vae):
-        ids, lengths = zip(*(dataset.batch(part).to(device) for part in rows.split(batch_size)), strict=True)
-        features = torch.cat([vae.encode(x[:, 1:], n) for x, n in zip(ids, lengths, strict=True)])
+        batches = (dataset.batch(part).to(device) for part in rows.split(batch_size))
+        features = torch.cat([vae.encode(batch.ids[:, 1:], batch.lengths) for batch in batches])
         columns = [
             vae.infer_at(x.expand(len(z), *x.shape), z).log_q.double().cpu() for x in features
         ]  # of text j: log q(z_i|x_j) of all i

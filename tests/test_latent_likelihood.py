@@ -47,7 +47,7 @@ def integral(vae, rows, log_prior):
     grid = torch.linspace(-8, 8, 2001, dtype=torch.float64)[:, None]
     found = []
     for i in range(len(rows)):
-        ids, lengths = rows.batch([i])
+        ids, lengths, _ = rows.batch([i])
         with torch.no_grad():
             log_p = vae.log_likelihood(ids.expand(len(grid), -1), lengths.expand(len(grid)), grid)
         found.append(-(log_p + log_prior(grid[:, 0])).logsumexp(0) - math.log(16 / 2000))
@@ -106,7 +106,7 @@ def test_a_decoder_that_does_not_look_has_its_own_likelihood():
                 parameter.zero_()
     plain = text_nll(vae.decoder, rows, batch_size=64, device=torch.device("cpu"))
     # The memory is then a key and value of zeros, which still takes its share of attention: decode with it.
-    ids, lengths = rows.batch(range(len(rows)))
+    ids, lengths, _ = rows.batch(range(len(rows)))
     with torch.no_grad():
         told = -vae.log_likelihood(ids, lengths, torch.zeros(len(rows), Z, dtype=torch.float64))
     assert torch.allclose(bound(vae, rows, 1), told, atol=1e-9)
@@ -157,7 +157,7 @@ def test_the_diagnosis_is_of_each_text(kind):
     assert found.kl_dims.sum().item() == pytest.approx(found.kl.mean().item())
     with torch.no_grad():
         for i in (0, 7, 22):
-            ids, lengths = rows.batch([i])
+            ids, lengths, _ = rows.batch([i])
             features = vae.encode(ids[:, 1:], lengths)
             drawn = vae.infer_at(features, found.z[i : i + 1])
             assert torch.allclose(found.mu[i], drawn.mu[0])
@@ -192,7 +192,7 @@ def test_every_text_is_read_with_the_latent_of_another_once():
     taken = []
     with torch.no_grad():
         for i in range(len(rows)):
-            ids, lengths = rows.batch([i])
+            ids, lengths, _ = rows.batch([i])
             every = -vae.log_likelihood(ids.expand(len(rows), -1), lengths.expand(len(rows)), found.z)
             taken.append(int((every - found.shuffled_recon[i]).abs().argmin()))
             assert every[taken[-1]].item() == pytest.approx(found.shuffled_recon[i].item(), abs=1e-9)
@@ -212,7 +212,7 @@ def test_information_is_that_of_all_pairs(kind):
     with torch.no_grad():
         pairs = torch.empty(len(rows), len(rows), dtype=torch.float64)
         for j in range(len(rows)):
-            ids, lengths = rows.batch([j])
+            ids, lengths, _ = rows.batch([j])
             features = vae.encode(ids[:, 1:], lengths)
             pairs[:, j] = vae.infer_at(features.expand(len(rows), *features.shape[1:]), found.z).log_q
     expected = information_of_pairs(pairs)

@@ -191,6 +191,14 @@ def test_overrides(write):
     assert load_config(path, ["adversarial.init_from=runs/b=c"]).adversarial.init_from == "runs/b=c"
 
 
+def test_text_of_an_override_may_need_quotes(write):
+    (message,) = problems(write(x="data: {condition: title}"), ["data.template={condition} ->"])
+    assert message.startswith("override `data.template={condition} ->`: not valid YAML: ")
+    assert message.endswith("put text with such signs in quotes: 'data.template=\"...\"'")
+    config = load_config(write(y="data: {condition: title}"), ['data.template="{condition} ->"', "adversarial=none"])
+    assert config.data.template == "{condition} ->"
+
+
 @pytest.mark.parametrize("override", ["mle.lr", "=3", "mle..lr=3"])
 def test_an_override_without_key_or_value(write, override):
     assert problems(write(x="seed: 1"), [override]) == [

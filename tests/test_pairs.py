@@ -81,6 +81,9 @@ def test_all_texts_of_a_condition_are_in_one_split_and_copies_are_those_of_pairs
     for split in ("train", "dev", "test"):
         for condition, text in zip(corpus.conditions[split], getattr(corpus, split), strict=True):
             assert condition.split()[1] == text.split()[1]
+    assert not any(corpus.report.overlaps.values())
+    refrain = jsonl(tmp_path / "r.jsonl", *({"title": f"t {i}", "text": "same"} for i in range(60)))
+    assert not any(load_corpus(refrain, condition="title", dev_fraction=0.5, test_fraction=0).report.overlaps.values())
     same = [{"title": t, "text": "same"} for t in ("x", "y", "x")]
     given = jsonl(tmp_path / "b.jsonl", *same)
     other = load_corpus(given, condition="title", dev_fraction=0, test_fraction=0)

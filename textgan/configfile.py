@@ -144,7 +144,10 @@ def _read_override(override: str, problems: list[str]) -> Written:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise UserError(f"{where}: write it as key.path=value, like mle.max_steps=100")
-    written = parse_yaml(text, lambda line: where, problems)
+    try:
+        written = parse_yaml(text, lambda line: where, problems)
+    except UserError as error:
+        raise UserError(f"{error}; put text with such signs in quotes: '{dotted}=\"...\"'") from None
     values = written.values
     for key in reversed(keys):
         values = {key: values}

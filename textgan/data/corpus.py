@@ -238,7 +238,7 @@ def load_corpus(
     labels = {split: [row.label for row in splits[split]] for split in SPLITS}
     conditions = {split: [row.condition for row in splits[split]] for split in SPLITS} if condition else {}
     report.sizes = {split: len(found) for split, found in texts.items()}
-    report.overlaps = _overlaps(texts)
+    report.overlaps = _overlaps({split: [row.pair for row in splits[split]] for split in SPLITS})
     report.labels = dict(Counter(label for label in labels["train"] if label is not None).most_common())
     return Corpus(
         source,
@@ -286,7 +286,7 @@ def _split_by_hash(rows: Sequence[Row], fractions: dict[str, float]) -> dict[str
     return splits
 
 
-def _overlaps(splits: dict[str, list[str]]) -> dict[str, int]:
+def _overlaps(splits: dict[str, list[tuple[str, str | None]]]) -> dict[str, int]:
     counts = {split: Counter(rows) for split, rows in splits.items()}
     pairs = (("dev", "train"), ("test", "train"), ("test", "dev"))
     return {f"{a} in {b}": sum(n for text, n in counts[a].items() if text in counts[b]) for a, b in pairs}

@@ -3,14 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaModel
 
 from textgan.config import Config
+from textgan.configadapter import Adapter
 from textgan.configphases import Adversarial
+from textgan.models.causal_lm import CausalLM
 from textgan.models.discriminator import TransformerCritic
 from textgan.models.generator import Generator
 from textgan.models.lstm import LSTMGenerator
 from textgan.ops.relaxation import ESTIMATORS
 from textgan.sampling.rollout import rollout, sample_continuations
+from textgan.training.building import fit_adapter
 from textgan.training.objectives import gan_loss, text_entropy
 
 EOS, V, BLOCK = 0, 5, 12
@@ -24,11 +28,20 @@ def rng(seed=0):
 def model(kind="transformer"):
     torch.manual_seed(0)
     sizes = {"vocab_size": V, "block_size": BLOCK, "n_layer": 1, "n_embd": 8, "dropout": 0.0}
-    g = Generator(n_head=2, **sizes) if kind == "transformer" else LSTMGenerator(n_hidden=8, **sizes)
+    if kind == "lstm":
+        g = LSTMGenerator(n_hidden=8, **sizes)
+    elif kind == "llama":
+        shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        g = CausalLM(LlamaModel(LlamaConfig(vocab_size=V, **shape)), None, BLOCK)
+    else:
+        g = Generator(n_head=2, **sizes)
+    if kind in ("prefix", "prompt"):
+        fit_adapter(g, Adapter(kind=kind, n_tokens=3))
     with torch.no_grad():
         for p in g.parameters():
             p.add_(torch.randn_like(p) * 0.4)
-        g.logit_bias[EOS] = -0.5
+        if kind != "llama":
+            g.logit_bias[EOS] = -0.5
     return g.eval()
 
 
@@ -36,7 +49,7 @@ def openings():
     return torch.randint(1, V, (len(STARTS), int(STARTS.max())), generator=rng(1))
 
 
-@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+@pytest.mark.parametrize("kind", ["transformer", "lstm", "llama", "prefix", "prompt"])
 def test_continuations_are_those_of_each_opening_by_itself(kind):
     """Against the plainest loop: one text at a time, whole prefixes, no cache, no padding."""
     g, given = model(kind), openings()

@@ -31,11 +31,11 @@ from textgan.training.checkpoint import (
     arms,
     check_checkpoint,
     find_checkpoint,
-    load_for_sampling,
     load_model,
     load_state,
     load_weights,
 )
+from textgan.training.loading import load_for_sampling
 from textgan.training.objectives import kl_to_parent
 from textgan.training.players import set_up
 from textgan.training.progress import Progress

@@ -267,6 +267,15 @@ def test_what_is_given_back_writes_for_conditions_too(both, tmp_path):
     assert invoke(sample, tmp_path / "out", *options).stdout == invoke(sample, both, *options).stdout
 
 
+def test_what_cheap_arithmetic_costs_is_that_of_texts_given_their_conditions(both):
+    told = invoke(sample, both, "--prompt", "dog 3", "--precision", "bfloat16", "-n", "1").stderr
+    exact = float(re.search(r"NLL of \d+ dev texts ([\d.]+) in float32", told)[1])
+    # The model sampled from is the end of the run, of which the log has the dev NLL.
+    results = json.loads((both / "results.json").read_text())["phases"]
+    nll = [entry["metrics"]["nll"] for entry in results.values()]
+    assert any(exact == pytest.approx(value, abs=1e-4) for value in nll)
+
+
 def test_a_certificate_is_refused(strict):
     with pytest.raises(UserError, match=r"learned pairs \(data.condition=title\)"):
         certify(strict, Study(), device=torch.device("cpu"))

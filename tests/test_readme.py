@@ -92,7 +92,15 @@ def desk(tmp_path_factory):
     save_bert(folder / "bert")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("quickstart", "stories/titles", "vae/stories", "vae/latent_gan", "classifier/stories"):
+        as_on_the_hub(patch, folder / "hub", **{"gpt2": folder / "gpt2", "bert-base-uncased": folder / "bert"})
+        for name in (
+            "quickstart",
+            "pretrained/gpt2_lora",
+            "stories/titles",
+            "vae/stories",
+            "vae/latent_gan",
+            "classifier/stories",
+        ):
             command = ["textgan", "train", f"configs/{name}.yaml"]
             result = CliRunner().invoke(cli, shrunk(command), catch_exceptions=False)
             assert result.exit_code == 0, result.output
@@ -109,7 +117,7 @@ def test_the_readme_has_the_two_commands():
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS + SHOWN))
 def test_command_runs(desk, tmp_path, monkeypatch, command):
     monkeypatch.chdir(desk)
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     if "configs/pretrained/" in command:  # of a hub that is not here
         models = {"gpt2": desk / "gpt2", "bert-base-uncased": desk / "bert"}
         as_on_the_hub(monkeypatch, tmp_path / "hub", **models)

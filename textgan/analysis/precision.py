@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import torch
 
-from textgan.data.corpus import load_corpus
-from textgan.data.dataset import TokenDataset, build_dataset
+from textgan.data.dataset import TokenDataset
 from textgan.errors import UserError
 from textgan.models.causal_lm import CausalLM
 from textgan.models.generator import Generator
 from textgan.ops.int8 import quantize_
 from textgan.training.evaluation import text_nll
+from textgan.training.inputs import rows_of, texts_of
 from textgan.training.loading import SamplingModel
 
 # What arithmetic costs and saves, of weights and products. Rounding in float64 is too small to tip a draw.
@@ -68,16 +68,10 @@ def measured(model: SamplingModel, precision: str) -> Loss:
 
 
 def _dev_rows(model: SamplingModel) -> TokenDataset:
-    config = model.config
-    values = config.data.model_dump(exclude={"too_long"})
-    corpus = load_corpus(values.pop("source"), **values)
-    texts, _ = build_dataset(
-        corpus.dev[:TEXTS], model.tokenizer, block_size=config.generator.block_size, too_long=config.data.too_long
-    )
-    return texts
+    return rows_of(model.config, texts_of(model.config), "dev", model.tokenizer, TEXTS)[0]
 
 
 @torch.no_grad()
 def _nll(model: SamplingModel, rows: TokenDataset) -> float:
     losses = text_nll(model.generator, rows, batch_size=BATCH, device=model.generator.device)
-    return float(losses.sum() / rows.lengths.sum())
+    return float(losses.sum() / rows.counted.sum())

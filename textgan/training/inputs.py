@@ -21,8 +21,7 @@ from textgan.training.pretrained import find_pretrained
 
 def read_corpus(config: Config) -> Corpus:
     """The config's corpus, with what was found in it said on stderr; every split that training needs has texts."""
-    values = config.data.model_dump(exclude={"too_long", "template", "condition_dropout"})
-    corpus = load_corpus(values.pop("source"), **values)
+    corpus = texts_of(config)
     for line in corpus.report.lines():
         say(line)
     for split in ("train", "dev"):
@@ -32,6 +31,12 @@ def read_corpus(config: Config) -> Corpus:
                 "other data.dev_fraction and data.test_fraction"
             )
     return corpus
+
+
+def texts_of(config: Config) -> Corpus:
+    """The config's corpus, without a word."""
+    values = config.data.model_dump(exclude={"too_long", "template", "condition_dropout"})
+    return load_corpus(values.pop("source"), **values)
 
 
 def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
@@ -92,6 +97,24 @@ def parent_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     return parent.tokenizer
 
 
+def rows_of(
+    config: Config, corpus: Corpus, split: str, tokenizer: Tokenizer, most: int | None = None
+) -> tuple[TokenDataset, int]:
+    """Token rows of a split, or of its first ``most`` texts, and how many of these are too long.
+
+    Raises:
+        UserError: all of them are.
+    """
+    conditions = corpus.conditions.get(split)
+    return build_dataset(
+        getattr(corpus, split)[:most],
+        tokenizer,
+        block_size=config.generator.block_size,
+        too_long=config.data.too_long,
+        openings=openings_of(config.data.template, conditions[:most]) if conditions else None,
+    )
+
+
 def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, TokenDataset | None]:
     """Token rows of the three splits (test: None where it is empty); says how many texts were too long."""
     datasets = {}
@@ -112,13 +135,7 @@ def encode(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> dict[str, To
                 say(f"{name}: {long} of {len(texts)} texts are cut at classifier.block_size={config.block_size} tokens")
             continue
         try:
-            datasets[name], long = build_dataset(
-                texts,
-                tokenizer,
-                block_size=config.generator.block_size,
-                too_long=config.data.too_long,
-                openings=openings_of(template, conditions[name]) if conditions else None,
-            )
+            datasets[name], long = rows_of(config, corpus, name, tokenizer)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         if long:

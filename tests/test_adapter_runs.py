@@ -380,7 +380,7 @@ def players_of(adapter, **adversarial):
         }
     )
     tokenizer = SimpleNamespace(vocab_size=7, eos_id=0)
-    dataset = SimpleNamespace(lengths=torch.tensor([5, 5, 5, 5]))
+    dataset = SimpleNamespace(counted=torch.tensor([5, 5, 5, 5]))
     common = {"device": torch.device("cpu"), "tokenizer": tokenizer, "train": dataset, "ranks": Ranks(), "shards": None}
     made = SimpleNamespace(config=settings, autocast=contextlib.nullcontext, **common)
     torch.manual_seed(0)

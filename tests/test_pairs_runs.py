@@ -11,6 +11,7 @@ import torch
 from tests.commands import invoke
 from tests.kills import Killed, everything
 from tests.processes import torchrun
+from tests.test_logging import texts
 from textgan.analysis.certify import Study, certify
 from textgan.analysis.evaluate import evaluate
 from textgan.analysis.sweep import Sweep
@@ -173,6 +174,7 @@ def test_the_log_says_what_conditions_are_worth(strict, both):
     # Another animal is asked for two times in three: what a model that knows all says to that is far from likely.
     assert gains[-1] > 1
     assert all("quality/kl_to_model" not in line for line in log)
+    assert all(re.search(r"(dog|cat|狗) \d+: ", text) for _, text in texts(strict, "samples/free"))
     assert json.loads((strict / "results.json").read_text())["phases"]["mle"]["metrics"]["condition_gain"] > 1
 
 
@@ -274,6 +276,11 @@ def test_what_cheap_arithmetic_costs_is_that_of_texts_given_their_conditions(bot
     results = json.loads((both / "results.json").read_text())["phases"]
     nll = [entry["metrics"]["nll"] for entry in results.values()]
     assert any(exact == pytest.approx(value, abs=1e-4) for value in nll)
+
+
+def test_a_critic_of_pairs_is_no_judge_of_texts_alone(strict):
+    with pytest.raises(UserError, match="its critic reads a text behind its title"):
+        invoke(sample, strict, "--prompt", "dog 1", "--best-of", "2", "--judge", strict)
 
 
 def test_a_certificate_is_refused(strict):

@@ -131,7 +131,9 @@ def test_cheaper_samples_are_of_nearly_the_same_model(trained, precision):
 def test_the_loss_that_is_told_is_that_of_dev_texts(trained, precision):
     model = load_for_sampling(trained / "run")
     data = load_config(trained / "run" / "config.yaml").data
-    texts = load_corpus(data.source, **data.model_dump(exclude={"source", "too_long", "template", "condition_dropout"})).dev
+    texts = load_corpus(
+        data.source, **data.model_dump(exclude={"source", "too_long", "template", "condition_dropout"})
+    ).dev
     rows = [[0, *model.tokenizer.encode(text), 0] for text in texts]
 
     def nll():

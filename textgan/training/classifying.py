@@ -84,7 +84,8 @@ def text_judge(path: str, wanted: str | None, device: str | torch.device) -> Cal
     """A function from texts to scores (N,): a classifier's log-probability of the class ``wanted``, or a critic's.
 
     Raises:
-        UserError: there is neither in ``path``, a classifier without a class of that name, or a class for a critic.
+        UserError: there is neither in ``path``, a classifier without a class of that name, or a class for a critic,
+            or a critic of pairs.
     """
     folder = find_checkpoint(path)
     if check_checkpoint(folder).get("phase") == "classifier":
@@ -97,4 +98,9 @@ def text_judge(path: str, wanted: str | None, device: str | torch.device) -> Cal
     if wanted is not None:
         raise UserError(f"{path} has a critic, which knows no classes: leave --class {wanted} away")
     critic, model = load_critic(path, device)
+    if model.writes_for_conditions:
+        raise UserError(
+            f"{path} learned pairs: its critic reads a text behind its {model.config.data.condition}, and would judge "
+            "texts alone wrongly; give the run of a classifier, or one of free texts"
+        )
     return lambda texts: score_texts(critic, model.tokenizer, texts)

@@ -113,6 +113,11 @@ class Evaluator:
             drawn["conditions"] = "dev, in turn"
         return {**self.scorer.signature(n), "sampling": {**drawn, "seed": self.settings.seed}}
 
+    def asked(self, n: int) -> list[str]:
+        """What the first ``n`` samples are written for, of a model of pairs: the conditions of dev in turn."""
+        places = self.dev.origins.tolist()
+        return [self.corpus.conditions["dev"][places[i % len(places)]] for i in range(n)]
+
     def sample_texts(self, generator: AnyGenerator, n: int, between: Callable[[], None] | None = None) -> list[str]:
         """``n`` free samples at temperature 1, at the evaluation's fixed seed (``between``: see ``__call__``).
 
@@ -255,7 +260,7 @@ class Evaluator:
         values = {"quality/valid": len(finite) / len(texts), "quality/nll_true_real": entropy}
         if self.condition is not None:
             told = (story_condition(self.corpus.oracle, text, self.condition) for text in texts)
-            asked = (self.corpus.conditions["dev"][self.dev.origins[i % len(self.dev)]] for i in range(len(texts)))
+            asked = self.asked(len(texts))
             values["quality/obeyed"] = sum(a == b for a, b in zip(told, asked, strict=True)) / len(texts)
         elif len(self.dev) == len(self.corpus.dev) and nll_text is not None:
             values["quality/kl_to_model"] = nll_text - entropy

@@ -127,7 +127,11 @@ class Experiment:
         values, texts = self.evaluator(generator, self.config.evaluation.samples)
         self._note_cost(step, began)
         self.logger.scalars(step, values)
-        self.logger.text(step, "samples/free", _as_list(texts[: self.config.evaluation.show]))
+        shown = texts[: self.config.evaluation.show]
+        if self.config.data.condition is not None:
+            asked = self.evaluator.asked(len(shown))
+            shown = [f"{condition}: {text}" for condition, text in zip(asked, shown, strict=True)]
+        self.logger.text(step, "samples/free", _as_list(shown))
         if self.config.evaluation.prompts:
             continued = self.evaluator.continue_prompts(generator)
             self.logger.text(step, "samples/prompted", _as_list(continued))
